@@ -1,0 +1,73 @@
+//! Byte streams between addresses: TCP, or what a simulator puts in its place.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A boxed future that may move between threads.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// One connection.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
+
+/// Where connections come from and go to.
+pub trait Network: Send + Sync + 'static {
+    /// Connects to `host:port`.
+    fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
+    /// Listens on `host:port`; port 0 picks one.
+    fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+}
+
+/// An open listening socket.
+pub trait Listener: Send + Sync + 'static {
+    /// The next connection and its source.
+    fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>>;
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the socket is no longer open.
+    fn local_address(&self) -> io::Result<SocketAddr>;
+}
+
+/// TCP with `TCP_NODELAY`.
+pub struct TcpNetwork;
+
+#[allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "this is the seam")]
+mod tcp {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{BoxFuture, Listener, Network, SocketAddr, Stream, TcpNetwork, io};
+
+    impl Network for TcpNetwork {
+        fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+            Box::pin(async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream) as Box<dyn Stream>)
+            })
+        }
+
+        fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+            Box::pin(async move { Ok(Box::new(TcpListener::bind(address).await?) as Box<dyn Listener>) })
+        }
+    }
+
+    impl Listener for TcpListener {
+        fn accept(&self) -> BoxFuture<'_, io::Result<(Box<dyn Stream>, SocketAddr)>> {
+            Box::pin(async move {
+                let (stream, from) = TcpListener::accept(self).await?;
+                stream.set_nodelay(true)?;
+                Ok((Box::new(stream) as Box<dyn Stream>, from))
+            })
+        }
+
+        fn local_address(&self) -> io::Result<SocketAddr> {
+            self.local_addr()
+        }
+    }
+}

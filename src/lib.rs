@@ -1,0 +1,10 @@
+//! Quorate: a sharded, Raft-replicated key-value store.
+//!
+//! The rooms, from the ground up, and what each may know: `docs/ARCHITECTURE.md`.
+
+pub mod env;
+pub mod node;
+pub mod proto;
+pub mod raft;
+pub mod storage;
+pub mod types;

@@ -1,0 +1,35 @@
+//! Why a request failed, as clients will see it.
+
+use crate::proto::v1::{ErrorCode, ErrorDetail, Outcome};
+
+/// A failed request: words for people, and the detail that clients act on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What happened and what to do next.
+    pub message: String,
+    /// The machine-readable half.
+    pub detail: ErrorDetail,
+}
+
+impl Failure {
+    /// A request that changed nothing and that sending again will not mend.
+    pub fn refused(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(code, Outcome::NotApplied, false, message)
+    }
+
+    /// A request that changed nothing and that may succeed if sent again.
+    pub fn retry(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(code, Outcome::NotApplied, true, message)
+    }
+
+    /// A write that may or may not take effect.
+    pub fn unknown(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(code, Outcome::Unknown, false, message)
+    }
+
+    fn new(code: ErrorCode, outcome: Outcome, retryable: bool, message: impl Into<String>) -> Self {
+        let detail = ErrorDetail { code: code.into(), outcome: outcome.into(), retryable, ..Default::default() };
+        Self { message: message.into(), detail }
+    }
+}

@@ -1,0 +1,1 @@
+//! The node's one Raft log, shared by all groups.

@@ -1,0 +1,56 @@
+//! Every bound of the system that a user can meet, by name. `docs/limits.md` lists them.
+
+use std::time::Duration;
+
+/// Longest key, in bytes. The empty key is no key.
+pub const KEY_BYTES_MAX: usize = 8 * 1024;
+/// Longest value, in bytes, unless configured otherwise.
+pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest request, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest frame between nodes, in bytes: a full append batch with its envelopes.
+pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Entries' payload in one append request between nodes, in bytes; one larger entry goes alone.
+pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
+/// Operations in a branch of a transaction, or compares.
+pub const TXN_OPERATIONS_MAX: usize = 128;
+/// Operations in a batch request.
+pub const BATCH_OPERATIONS_MAX: usize = 128;
+/// Records in a page.
+pub const PAGE_RECORDS_MAX: usize = 10_000;
+/// Records in a page when the request does not say.
+pub const PAGE_RECORDS_DEFAULT: usize = 1_000;
+/// Keys and values in a page, in bytes; a page holds at least one record.
+pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Largest answer to a client, in bytes: a page with its framing.
+pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Keys that one transaction may delete.
+pub const TXN_DELETED_KEYS_MAX: usize = 10_000;
+/// Client requests in flight on a node, unless configured otherwise.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 4_096;
+/// Sequences a session may be ahead of its lowest unacknowledged one.
+pub const SESSION_WINDOW: u64 = 1_024;
+/// Bytes of one result that a session remembers; a larger one is replayed without its records.
+pub const SESSION_RESULT_BYTES_MAX: usize = 64 * 1024;
+/// Sessions open in one shard.
+pub const SESSIONS_MAX: usize = 100_000;
+/// Life of a session without writes.
+pub const SESSION_TTL_DEFAULT: Duration = Duration::from_secs(60);
+/// Shortest and longest life of a session.
+pub const SESSION_TTL_MIN: Duration = Duration::from_secs(1);
+/// Longest life of a session.
+pub const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest time to live of a key: 100 years.
+pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
+/// Leases and sessions that end with one entry.
+pub const EXPIRY_BATCH_MAX: usize = 128;
+/// Time a request may take when its caller set no deadline.
+pub const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// Longest deadline a node honours.
+pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Voters of the metadata group.
+pub const META_VOTERS_MAX: usize = 5;
+/// Members named by `--cluster`.
+pub const FOUNDING_NODES_MAX: usize = 64;
+/// Replication factor of the keyspace `default`.
+pub const REPLICATION_FACTOR_DEFAULT: u32 = 3;

@@ -1,0 +1,117 @@
+//! The map: which nodes there are, which keyspaces, and which shard holds which key.
+//!
+//! Owned by the metadata group, held by every node and every client that routes by itself.
+//! Invariants: shards of a keyspace tile its span; a shard's epoch only rises; `version` rises
+//! with every change.
+
+use std::collections::BTreeMap;
+
+use super::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, ReplicaId, Span};
+
+/// A member of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// Identity.
+    pub id: NodeId,
+    /// Unique name.
+    pub name: String,
+    /// `host:port` for clients.
+    pub client_address: String,
+    /// `host:port` for peers.
+    pub peer_address: String,
+    /// For instance `zone`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How a keyspace is cut into shards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharding {
+    /// One shard, one order, transactions over all keys.
+    Single,
+    /// A fixed number of shards over the hash space.
+    Hash(u32),
+    /// Shards over the key order.
+    Range,
+}
+
+/// A named key space with its policy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Keyspace {
+    /// Identity.
+    pub id: KeyspaceId,
+    /// Unique name.
+    pub name: String,
+    /// How it is cut.
+    pub sharding: Sharding,
+    /// Replicas wanted of each shard.
+    pub replication_factor: u32,
+    /// Revisions of history kept; 0 keeps all until compacted.
+    pub history_revisions: u64,
+}
+
+/// One replica of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replica {
+    /// Identity within the group's whole life.
+    pub id: ReplicaId,
+    /// Where it lives.
+    pub node: NodeId,
+    /// Voter or learner.
+    pub voter: bool,
+    /// Whether it was among those the shard began with.
+    pub founding: bool,
+}
+
+/// A shard descriptor.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Shard {
+    /// Its Raft group.
+    pub id: GroupId,
+    /// The keyspace it is part of.
+    pub keyspace: KeyspaceId,
+    /// The part it holds.
+    pub span: Span,
+    /// Version of this descriptor.
+    pub epoch: Epoch,
+    /// In order of replica id.
+    pub replicas: Vec<Replica>,
+}
+
+impl Shard {
+    /// This shard's replica on `node`.
+    pub fn replica_on(&self, node: NodeId) -> Option<Replica> {
+        self.replicas.iter().copied().find(|replica| replica.node == node)
+    }
+}
+
+/// The whole map at one version.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ShardMap {
+    /// `None` before the cluster is founded.
+    pub cluster_id: Option<ClusterId>,
+    /// 0 before the cluster is founded.
+    pub version: u64,
+    /// By id.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// By id.
+    pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    /// By id; the metadata group is not among them.
+    pub shards: BTreeMap<GroupId, Shard>,
+}
+
+impl ShardMap {
+    /// The keyspace of that name.
+    pub fn keyspace(&self, name: &str) -> Option<&Keyspace> {
+        self.keyspaces.values().find(|keyspace| keyspace.name == name)
+    }
+
+    /// Shards of a keyspace, by id.
+    pub fn shards_of(&self, keyspace: KeyspaceId) -> impl Iterator<Item = &Shard> {
+        self.shards.values().filter(move |shard| shard.keyspace == keyspace)
+    }
+
+    /// The shard that holds `key`.
+    pub fn shard_of(&self, keyspace: KeyspaceId, key: &[u8]) -> Option<&Shard> {
+        self.shards_of(keyspace).find(|shard| shard.span.contains(key))
+    }
+}
