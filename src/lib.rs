@@ -3,6 +3,7 @@
 //! The rooms, from the ground up, and what each may know: `docs/ARCHITECTURE.md`.
 
 pub mod env;
+pub mod meta;
 pub mod node;
 pub mod proto;
 pub mod raft;

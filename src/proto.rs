@@ -1,35 +1,39 @@
 //! Generated wire and storage types: the public API and what nodes say, replicate and store.
 
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::wildcard_enum_match_arm,
-    clippy::cast_possible_truncation,
-    clippy::allow_attributes_without_reason,
-    clippy::pedantic,
-    clippy::disallowed_types,
-    reason = "generated from proto/, which carries the comments"
-)]
+mod map;
 
-/// The public API.
-pub mod v1 {
-    tonic::include_proto!("quorate.v1");
-}
-
-/// Between nodes, in the log and in the engine. No promise to clients.
-pub mod internal {
-    pub use v1::*;
-    /// The first version of every format.
-    pub mod v1 {
-        tonic::include_proto!("quorate.internal.v1");
-    }
-}
-
-/// The standard error model of gRPC.
-pub mod rpc {
-    tonic::include_proto!("google.rpc");
-}
+pub use generated::{internal, rpc, v1};
+pub use map::MalformedMap;
 
 /// Encoded `FileDescriptorSet` of the public API, for gRPC reflection.
 pub const REFLECTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::wildcard_enum_match_arm,
+    clippy::allow_attributes_without_reason,
+    clippy::disallowed_types,
+    reason = "generated from proto/, which carries the comments"
+)]
+mod generated {
+    /// The public API.
+    pub mod v1 {
+        tonic::include_proto!("quorate.v1");
+    }
+
+    /// Between nodes, in the log and in the engine. No promise to clients.
+    pub mod internal {
+        pub use v1::*;
+        pub mod v1 {
+            tonic::include_proto!("quorate.internal.v1");
+        }
+    }
+
+    /// The standard error model of gRPC.
+    pub mod rpc {
+        tonic::include_proto!("google.rpc");
+    }
+}
