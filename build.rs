@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 10] = [
     "google/rpc/status.proto",
     "quorate/v1/error.proto",
     "quorate/v1/kv.proto",
@@ -11,6 +11,8 @@ const FILES: [&str; 8] = [
     "quorate/internal/v1/command.proto",
     "quorate/internal/v1/meta.proto",
     "quorate/internal/v1/raft.proto",
+    "quorate/internal/v1/token.proto",
+    "quorate/internal/v1/forward.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -67,3 +67,8 @@ pub fn bits() -> u64 {
 pub fn jitter(limit: Duration) -> Duration {
     limit.mul_f64(rng().random_range(0.0..1.0))
 }
+
+/// A uniformly random item; `None` of nothing.
+pub fn pick<T>(items: &[T]) -> Option<&T> {
+    items.get(rng().random_range(0..items.len().max(1)))
+}

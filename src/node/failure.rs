@@ -1,5 +1,6 @@
 //! Why a request failed, as clients will see it.
 
+use crate::proto::internal::Refusal;
 use crate::proto::v1::{ErrorCode, ErrorDetail, Outcome};
 
 /// A failed request: words for people, and the detail that clients act on.
@@ -28,8 +29,30 @@ impl Failure {
         Self::new(code, Outcome::Unknown, false, message)
     }
 
+    /// Whether the request certainly changed nothing and may be tried again by this node.
+    pub fn can_retry(&self) -> bool {
+        self.detail.retryable && self.detail.outcome() == Outcome::NotApplied
+    }
+
     fn new(code: ErrorCode, outcome: Outcome, retryable: bool, message: impl Into<String>) -> Self {
         let detail = ErrorDetail { code: code.into(), outcome: outcome.into(), retryable, ..Default::default() };
         Self { message: message.into(), detail }
+    }
+}
+
+impl From<Refusal> for Failure {
+    /// A refusal without a detail says nothing of its outcome, so that is unknown.
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { message, detail } = refusal;
+        match detail {
+            Some(detail) => Self { message, detail },
+            None => Self::unknown(ErrorCode::Internal, message),
+        }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self { message: failure.message, detail: Some(failure.detail) }
     }
 }

@@ -1,0 +1,3 @@
+//! Whole nodes in a simulated world.
+mod net;
+fn _use() -> net::SimNetwork { net::SimNetwork }

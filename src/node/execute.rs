@@ -1,0 +1,171 @@
+//! Executes a request on a shard that this node leads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use prost::Message;
+
+use crate::env::time::Instant;
+use crate::env::work::{Worker, Workers};
+use crate::proto::internal::{
+    CommandResult, Refusal, ShardCommand, ShardRead, ShardReadResult, ShardRequest, ShardResponse, command_result,
+    shard_command, shard_read, shard_read_result, shard_request, shard_response,
+};
+use crate::proto::v1::{ErrorCode, operation};
+use crate::raft::{Group, ProposeError, ReadError};
+use crate::shard::read;
+use crate::storage::engine::{EngineError, View};
+use crate::types::map::Shard;
+use crate::types::{GroupId, NodeId};
+
+use super::router::no_leader;
+use super::space::SpaceGuard;
+use super::Failure;
+
+/// Threads that walk ranges, so that a long scan holds up no other request.
+const READERS: usize = 2;
+
+/// Proposes commands and reads views.
+pub(super) struct Executor {
+    node: NodeId,
+    space: SpaceGuard,
+    readers: Vec<Worker>,
+    next_reader: AtomicUsize,
+}
+
+impl Executor {
+    pub(super) fn new(node: NodeId, space: SpaceGuard, workers: Workers) -> Self {
+        let readers = (0..READERS).map(|number| workers.start(&format!("read-{number}"))).collect();
+        Self { node, space, readers, next_reader: AtomicUsize::new(0) }
+    }
+
+    /// Executes `request` if this node leads `shard`; refuses it with NO_LEADER otherwise.
+    pub(super) async fn execute(
+        &self,
+        group: &Group,
+        shard: &Shard,
+        request: &ShardRequest,
+        deadline: Instant,
+    ) -> Result<ShardResponse, Failure> {
+        if request.shard_epoch != shard.epoch.0 {
+            let message = format!(
+                "shard {} is at epoch {}, not {}; refresh the map",
+                shard.id.0, shard.epoch.0, request.shard_epoch
+            );
+            return Err(Failure::retry(ErrorCode::WrongShard, message));
+        }
+        let kind = match &request.kind {
+            Some(shard_request::Kind::Command(command)) => {
+                shard_response::Kind::Command(self.propose(group, shard, command, deadline).await?)
+            }
+            Some(shard_request::Kind::Read(request)) => {
+                shard_response::Kind::Read(self.read(group, shard.id, request, deadline).await?)
+            }
+            None => return Err(Failure::refused(ErrorCode::InvalidArgument, "an empty request")),
+        };
+        Ok(ShardResponse {
+            kind: Some(kind),
+            node_id: self.node.0,
+            raft_term: group.status().term,
+            shard_epoch: shard.epoch.0,
+        })
+    }
+
+    async fn propose(
+        &self,
+        group: &Group,
+        shard: &Shard,
+        command: &ShardCommand,
+        deadline: Instant,
+    ) -> Result<CommandResult, Failure> {
+        if grows(command) {
+            self.space.admit()?;
+        }
+        let applied = group.propose(command.encode_to_vec().into(), deadline).await;
+        let applied = applied.map_err(|error| propose_failure(shard.id, error))?;
+        let result = CommandResult::decode(applied.answer)
+            .map_err(|error| Failure::unknown(ErrorCode::Internal, format!("malformed result: {error}")))?;
+        match result.kind {
+            Some(command_result::Kind::Refusal(refusal)) => Err(refused(shard.id, refusal)),
+            Some(_) => Ok(result),
+            None => Err(Failure::unknown(ErrorCode::Internal, "an empty result")),
+        }
+    }
+
+    async fn read(
+        &self,
+        group: &Group,
+        id: GroupId,
+        request: &ShardRead,
+        deadline: Instant,
+    ) -> Result<ShardReadResult, Failure> {
+        group.read_index(deadline).await.map_err(|error| read_failure(id, error))?;
+        let view = group.view().map_err(|error| engine_failure(id, &error))?;
+        let result = match &request.kind {
+            Some(shard_read::Kind::Get(_)) => read::execute(&*view, request),
+            _ => self.read_on_worker(view, request.clone()).await?,
+        };
+        let result = result.map_err(|error| engine_failure(id, &error))?;
+        match result.kind {
+            Some(shard_read_result::Kind::Refusal(refusal)) => Err(refused(id, refusal)),
+            _ => Ok(result),
+        }
+    }
+
+    async fn read_on_worker(
+        &self,
+        view: Box<dyn View>,
+        request: ShardRead,
+    ) -> Result<Result<ShardReadResult, EngineError>, Failure> {
+        let turn = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.readers.len();
+        let read = self.readers[turn].run(move || read::execute(&*view, &request)).await;
+        read.map_err(|gone| Failure::retry(ErrorCode::Unavailable, gone.to_string()))
+    }
+}
+
+/// Whether a request may change the shard, so that its loss leaves an unknown outcome.
+pub(super) fn is_write(request: &ShardRequest) -> bool {
+    matches!(request.kind, Some(shard_request::Kind::Command(_)))
+}
+
+/// Whether a command may take more space than it gives back. Deletes and expiries always may run.
+fn grows(command: &ShardCommand) -> bool {
+    match &command.kind {
+        Some(shard_command::Kind::Transaction(transaction)) => {
+            let mut operations = transaction.success.iter().chain(&transaction.failure);
+            operations.any(|operation| matches!(operation.kind, Some(operation::Kind::Put(_))))
+        }
+        Some(shard_command::Kind::OpenSession(_)) => true,
+        _ => false,
+    }
+}
+
+/// What a failed proposal means to its caller.
+pub(super) fn propose_failure(id: GroupId, error: ProposeError) -> Failure {
+    match error {
+        ProposeError::NotLeader { leader } => {
+            let mut failure = no_leader(id, None);
+            failure.detail.leader_node_id = leader.map_or(0, |(_, node)| node.0);
+            failure
+        }
+        ProposeError::Unknown(reason) | ProposeError::Stopped(reason) => {
+            let message = format!("shard {}: the write was proposed but its outcome is unknown: {reason}", id.0);
+            Failure::unknown(ErrorCode::Timeout, message)
+        }
+    }
+}
+
+fn read_failure(id: GroupId, error: ReadError) -> Failure {
+    no_leader(id, Some(&error.to_string()))
+}
+
+fn engine_failure(id: GroupId, error: &EngineError) -> Failure {
+    let code = if matches!(error, EngineError::Corrupt(_)) { ErrorCode::Corrupt } else { ErrorCode::Internal };
+    tracing::error!(shard = id.0, %error, "a read failed");
+    Failure::retry(code, format!("shard {} on this node: {error}", id.0))
+}
+
+fn refused(id: GroupId, refusal: Refusal) -> Failure {
+    let mut failure = Failure::from(refusal);
+    failure.detail.shard_id = id.0;
+    failure
+}

@@ -1,0 +1,96 @@
+//! Follows the map: peers' addresses, the cluster id, and the groups that belong on this node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::raft::{Group, GroupSpec, Host};
+use crate::shard::ShardMachine;
+use crate::types::map::{Shard, ShardMap};
+use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
+
+use super::housekeeping;
+use super::router::Router;
+use super::tasks::Tasks;
+
+/// A shard that runs here.
+#[derive(Clone)]
+pub(super) struct LocalShard {
+    pub(super) replica: ReplicaId,
+    pub(super) group: Group,
+    pub(super) machine: Arc<ShardMachine>,
+}
+
+/// The shards that run on this node.
+pub(super) struct Groups {
+    node: NodeId,
+    host: Host,
+    router: Arc<Router>,
+    tasks: Tasks,
+    running: Mutex<BTreeMap<GroupId, LocalShard>>,
+}
+
+impl Groups {
+    pub(super) fn new(node: NodeId, host: Host, router: Arc<Router>, tasks: Tasks) -> Self {
+        Self { node, host, router, tasks, running: Mutex::default() }
+    }
+
+    /// The shards that run here, by id.
+    pub(super) fn running(&self) -> BTreeMap<GroupId, LocalShard> {
+        self.running.lock().clone()
+    }
+
+    /// Follows the map until the node stops. Returns why the node cannot go on, if it cannot.
+    pub(super) async fn follow(&self) -> Result<(), String> {
+        let mut map = self.router.watch_map();
+        loop {
+            let current = map.borrow_and_update().clone();
+            self.adopt(&current).await?;
+            if map.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn adopt(&self, map: &ShardMap) -> Result<(), String> {
+        let Some(cluster_id) = map.cluster_id else { return Ok(()) };
+        self.host.set_cluster_id(cluster_id).map_err(|error| error.to_string())?;
+        for node in map.nodes.values().filter(|node| node.id != self.node) {
+            self.host.set_address(node.id, &node.peer_address);
+        }
+        for shard in map.shards.values() {
+            if let Some(replica) = shard.replica_on(self.node) {
+                self.run(shard, replica.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run(&self, shard: &Shard, replica: ReplicaId) -> Result<(), String> {
+        if self.running.lock().contains_key(&shard.id) {
+            return Ok(());
+        }
+        let machine = Arc::new(ShardMachine::new());
+        let spec = GroupSpec { group: shard.id, replica, epoch: shard.epoch };
+        let group = self.host.start_group(spec, machine.clone()).await;
+        let group = group.map_err(|error| format!("cannot start shard {}: {error}", shard.id.0))?;
+        tracing::info!(shard = shard.id.0, replica = replica.0, "shard started");
+        self.found(shard, replica, &group).await?;
+        self.router.add_group(shard.id, group.clone());
+        self.tasks.spawn(housekeeping::run(shard.id, group.clone(), machine.clone()));
+        self.running.lock().insert(shard.id, LocalShard { replica, group, machine });
+        Ok(())
+    }
+
+    /// The lowest founding replica starts a new shard's group, with all founding replicas as voters.
+    async fn found(&self, shard: &Shard, replica: ReplicaId, group: &Group) -> Result<(), String> {
+        let founding = shard.replicas.iter().filter(|replica| replica.founding && replica.voter);
+        let founding: BTreeMap<_, _> = founding.map(|replica| (replica.id, replica.node)).collect();
+        let is_first = founding.keys().next() == Some(&replica);
+        if !is_first || shard.epoch != Epoch(1) || group.is_initialized() {
+            return Ok(());
+        }
+        group.initialize(founding).await.map_err(|error| format!("cannot found shard {}: {error}", shard.id.0))
+    }
+}

@@ -1,0 +1,326 @@
+//! Takes a request to the leader of its group: here, or on another node.
+//!
+//! Retries only what certainly changed nothing, and only within the caller's deadline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::env::chance;
+use crate::env::net::BoxFuture;
+use crate::env::time::{self, Instant};
+use crate::proto::internal::{
+    GroupRequest, GroupResponse, LeaderMoved, MetaCommand, MetaResult, MoveLeader, ShardRequest, ShardResponse,
+    group_request, group_response, meta_result,
+};
+use crate::proto::v1::{ErrorCode, MoveLeaderResponse};
+use crate::raft::{ForwardError, ForwardHandler, Group, Host};
+use crate::types::map::ShardMap;
+use crate::types::{GroupId, NodeId};
+
+use super::Failure;
+use super::execute::{self, Executor};
+
+/// First and longest pause between two tries to find a leader.
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_millis(200);
+/// Shortest pause, so that a try never follows at once.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// Finds leaders and brings requests to them.
+pub(super) struct Router {
+    node: NodeId,
+    host: Host,
+    map: watch::Receiver<Arc<ShardMap>>,
+    executor: Executor,
+    groups: Mutex<BTreeMap<GroupId, Group>>,
+    /// Where a group's leader was last said to be, for groups without a replica here.
+    hints: Mutex<BTreeMap<GroupId, NodeId>>,
+}
+
+enum Place {
+    Here(Group),
+    There(NodeId),
+    Nowhere,
+}
+
+impl Router {
+    pub(super) fn new(node: NodeId, host: Host, map: watch::Receiver<Arc<ShardMap>>, executor: Executor) -> Self {
+        Self { node, host, map, executor, groups: Mutex::default(), hints: Mutex::default() }
+    }
+
+    /// The map as this node holds it.
+    pub(super) fn map(&self) -> Arc<ShardMap> {
+        self.map.borrow().clone()
+    }
+
+    /// The map, now and after every change.
+    pub(super) fn watch_map(&self) -> watch::Receiver<Arc<ShardMap>> {
+        self.map.clone()
+    }
+
+    /// Makes a group that runs here known.
+    pub(super) fn add_group(&self, id: GroupId, group: Group) {
+        self.groups.lock().insert(id, group);
+    }
+
+    /// The groups that run here, by id.
+    pub(super) fn groups(&self) -> BTreeMap<GroupId, Group> {
+        self.groups.lock().clone()
+    }
+
+    /// Executes a request on the leader of its shard.
+    pub(super) async fn execute(&self, request: ShardRequest, deadline: Instant) -> Result<ShardResponse, Failure> {
+        let id = GroupId(request.shard_id);
+        match self.lead(id, group_request::Kind::Shard(request), deadline).await? {
+            group_response::Kind::Shard(response) => Ok(response),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Proposes a command to the metadata group. Returns the version of the map that shows it.
+    pub(super) async fn change_meta(&self, command: MetaCommand, deadline: Instant) -> Result<u64, Failure> {
+        match self.lead(GroupId::META, group_request::Kind::Meta(command), deadline).await? {
+            group_response::Kind::Meta(MetaResult { kind: Some(meta_result::Kind::Version(version)) }) => Ok(version),
+            group_response::Kind::Meta(MetaResult { kind: Some(meta_result::Kind::Refusal(refusal)) }) => {
+                Err(refusal.into())
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Hands the leadership of a group to its replica on `to`.
+    pub(super) async fn move_leader(
+        &self,
+        id: GroupId,
+        to: NodeId,
+        deadline: Instant,
+    ) -> Result<MoveLeaderResponse, Failure> {
+        let map = self.map();
+        if id != GroupId::META && !map.shards.contains_key(&id) {
+            let message = format!("shard {} does not exist; see `kvctl shard list`", id.0);
+            return Err(Failure::refused(ErrorCode::WrongShard, message));
+        }
+        if !map.nodes.contains_key(&to) {
+            let message = format!("node {} is not a member; see `kvctl member list`", to.0);
+            return Err(Failure::refused(ErrorCode::NodeNotFound, message));
+        }
+        match self.lead(id, group_request::Kind::MoveLeader(MoveLeader { to_node_id: to.0 }), deadline).await? {
+            group_response::Kind::LeaderMoved(moved) => {
+                Ok(MoveLeaderResponse { leader_node_id: to.0, term: moved.term })
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Brings a request to the leader of its group, wherever that is.
+    async fn lead(
+        &self,
+        id: GroupId,
+        request: group_request::Kind,
+        deadline: Instant,
+    ) -> Result<group_response::Kind, Failure> {
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            let result = match self.locate(id) {
+                Place::Here(group) => self.serve(id, &group, &request, deadline).await,
+                Place::There(node) => self.forward(node, id, &request, deadline).await,
+                Place::Nowhere => Err(no_leader(id, None)),
+            };
+            match result {
+                Err(failure) if is_leaderless(&failure) => self.pause(id, failure, &mut backoff, deadline).await?,
+                done => return done,
+            }
+        }
+    }
+
+    fn locate(&self, id: GroupId) -> Place {
+        if let Some(group) = self.groups.lock().get(&id).cloned() {
+            return match group.status().leader {
+                Some((_, node)) if node == self.node => Place::Here(group),
+                Some((_, node)) => Place::There(node),
+                None => Place::Nowhere,
+            };
+        }
+        if let Some(&node) = self.hints.lock().get(&id) {
+            return Place::There(node);
+        }
+        let map = self.map.borrow();
+        let replicas = map.shards.get(&id).map(|shard| shard.replicas.as_slice()).unwrap_or_default();
+        let others: Vec<_> = replicas.iter().filter(|replica| replica.voter && replica.node != self.node).collect();
+        chance::pick(&others).map_or(Place::Nowhere, |replica| Place::There(replica.node))
+    }
+
+    /// Executes a request on a group that this node is believed to lead.
+    async fn serve(
+        &self,
+        id: GroupId,
+        group: &Group,
+        request: &group_request::Kind,
+        deadline: Instant,
+    ) -> Result<group_response::Kind, Failure> {
+        match request {
+            group_request::Kind::Shard(request) if request.shard_id == id.0 => {
+                let map = self.map();
+                let shard = map.shards.get(&id).ok_or_else(|| {
+                    Failure::retry(ErrorCode::WrongShard, format!("shard {} does not exist; refresh the map", id.0))
+                })?;
+                let response = self.executor.execute(group, shard, request, deadline).await?;
+                Ok(group_response::Kind::Shard(response))
+            }
+            group_request::Kind::Meta(command) if id == GroupId::META => {
+                let applied = group.propose(command.encode_to_vec().into(), deadline).await;
+                let applied = applied.map_err(|error| execute::propose_failure(id, error))?;
+                let result = MetaResult::decode(applied.answer).map_err(|error| malformed(&error))?;
+                Ok(group_response::Kind::Meta(result))
+            }
+            group_request::Kind::MoveLeader(request) => {
+                let term = transfer(id, group, NodeId(request.to_node_id), deadline).await?;
+                Ok(group_response::Kind::LeaderMoved(LeaderMoved { term }))
+            }
+            group_request::Kind::Shard(_) | group_request::Kind::Meta(_) => {
+                let message = "the request names another group than its envelope";
+                Err(Failure::refused(ErrorCode::InvalidArgument, message))
+            }
+        }
+    }
+
+    async fn forward(
+        &self,
+        node: NodeId,
+        id: GroupId,
+        request: &group_request::Kind,
+        deadline: Instant,
+    ) -> Result<group_response::Kind, Failure> {
+        let writes = !matches!(request, group_request::Kind::Shard(request) if !execute::is_write(request));
+        let encoded = GroupRequest { kind: Some(request.clone()) }.encode_to_vec().into();
+        let error = match self.host.forward(node, id, encoded, deadline).await {
+            Ok(answer) => {
+                self.hints.lock().insert(id, node);
+                let answer = GroupResponse::decode(answer).map_err(|error| malformed(&error))?;
+                return match answer.kind.ok_or_else(unexpected)? {
+                    group_response::Kind::Refusal(refusal) => Err(refusal.into()),
+                    kind => Ok(kind),
+                };
+            }
+            Err(error) => error,
+        };
+        self.hints.lock().remove(&id);
+        Err(match error {
+            ForwardError::NotSent(reason) => no_leader(id, Some(&reason)),
+            // A read changes nothing, so its loss is known.
+            ForwardError::Unknown(reason) if !writes => no_leader(id, Some(&reason)),
+            ForwardError::Unknown(reason) => {
+                let message = format!("the answer of node {} was lost after the write was sent: {reason}", node.0);
+                Failure::unknown(ErrorCode::Unavailable, message)
+            }
+        })
+    }
+
+    /// Waits before the next try; gives `failure` back when the deadline would pass.
+    async fn pause(
+        &self,
+        id: GroupId,
+        failure: Failure,
+        backoff: &mut Duration,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        self.remember_hint(id, &failure);
+        let wait = chance::jitter(*backoff).max(PAUSE_MIN);
+        if time::now() + wait >= deadline {
+            return Err(failure);
+        }
+        *backoff = (*backoff * 2).min(BACKOFF_MAX);
+        let status = self.groups.lock().get(&id).map(Group::watch);
+        match status {
+            // Nobody to ask until a leader is known; then at once.
+            Some(mut status) if status.borrow().leader.is_none() => {
+                time::timeout(wait, status.wait_for(|status| status.leader.is_some())).await.ok();
+            }
+            _ => time::sleep(wait).await,
+        }
+        Ok(())
+    }
+
+    fn remember_hint(&self, id: GroupId, failure: &Failure) {
+        let mut hints = self.hints.lock();
+        match failure.detail.leader_node_id {
+            0 => hints.remove(&id),
+            node => hints.insert(id, NodeId(node)),
+        };
+    }
+
+    async fn handle_forwarded(
+        &self,
+        id: GroupId,
+        request: Bytes,
+        deadline: Instant,
+    ) -> Result<group_response::Kind, Failure> {
+        let group = self.groups.lock().get(&id).cloned();
+        let group = group.ok_or_else(|| no_leader(id, Some("no replica of it runs on the node that was asked")))?;
+        let request = GroupRequest::decode(request)
+            .map_err(|error| Failure::refused(ErrorCode::InvalidArgument, format!("malformed request: {error}")))?;
+        let kind = request.kind.ok_or_else(|| Failure::refused(ErrorCode::InvalidArgument, "an empty request"))?;
+        self.serve(id, &group, &kind, deadline).await
+    }
+}
+
+impl ForwardHandler for Router {
+    fn handle(&self, id: GroupId, request: Bytes, deadline: Instant) -> BoxFuture<'_, Bytes> {
+        Box::pin(async move {
+            let result = self.handle_forwarded(id, request, deadline).await;
+            let kind = result.unwrap_or_else(|failure| group_response::Kind::Refusal(failure.into()));
+            GroupResponse { kind: Some(kind) }.encode_to_vec().into()
+        })
+    }
+}
+
+/// Transfers the leadership that this node holds. Returns the term in which `to` leads.
+async fn transfer(id: GroupId, group: &Group, to: NodeId, deadline: Instant) -> Result<u64, Failure> {
+    let status = group.status();
+    match status.leader {
+        Some((_, node)) if node == to => return Ok(status.term),
+        Some((leader, _)) if leader == status.replica => {}
+        other => {
+            let mut failure = no_leader(id, None);
+            failure.detail.leader_node_id = other.map_or(0, |(_, node)| node.0);
+            return Err(failure);
+        }
+    }
+    let replica = status.voters.iter().find(|(_, node)| **node == to).map(|(replica, _)| *replica);
+    let replica = replica.ok_or_else(|| {
+        let message = format!("node {} holds no voter of shard {}; see `kvctl shard list`", to.0, id.0);
+        Failure::refused(ErrorCode::NodeNotFound, message)
+    })?;
+    group.transfer_leader(replica, deadline).await.map_err(|error| {
+        let message = format!("shard {}: the leadership was not taken over: {error}; try again", id.0);
+        Failure::retry(ErrorCode::Unavailable, message)
+    })?;
+    Ok(group.status().term)
+}
+
+fn malformed(error: &prost::DecodeError) -> Failure {
+    Failure::unknown(ErrorCode::Internal, format!("malformed answer: {error}"))
+}
+
+fn unexpected() -> Failure {
+    Failure::unknown(ErrorCode::Internal, "an answer of another kind than was asked for")
+}
+
+fn is_leaderless(failure: &Failure) -> bool {
+    failure.can_retry() && failure.detail.code() == ErrorCode::NoLeader
+}
+
+/// Nobody leads the group as far as is known here.
+pub(super) fn no_leader(id: GroupId, reason: Option<&str>) -> Failure {
+    let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let message = format!("shard {} has no leader that can be reached{reason}; try again", id.0);
+    let mut failure = Failure::retry(ErrorCode::NoLeader, message);
+    failure.detail.shard_id = id.0;
+    failure
+}
