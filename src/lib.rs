@@ -6,5 +6,6 @@ pub mod env;
 pub mod node;
 pub mod proto;
 pub mod raft;
+pub mod shard;
 pub mod storage;
 pub mod types;
