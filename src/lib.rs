@@ -7,5 +7,6 @@ pub mod meta;
 pub mod node;
 pub mod proto;
 pub mod raft;
+pub mod shard;
 pub mod storage;
 pub mod types;

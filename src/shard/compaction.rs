@@ -1,0 +1,78 @@
+//! Compaction: forgets what only revisions before `compacted` could show, in bounded steps.
+//!
+//! The events say what there is to forget: each change at or before the revision superseded what
+//! its key was before. Reads of older revisions are refused from the first step on, so none sees a
+//! half-compacted past. Events of the revision itself stay, for watches that start there.
+
+use super::error::{ShardError, compacted, future, invalid};
+use super::table::event::{self, Event, Kind, Position};
+use super::table::meta::{self, Field};
+use super::table::{history, latest};
+use crate::proto::internal::v1::Compact;
+use crate::storage::engine::{Direction, EngineError, WriteSet};
+
+/// Events that one entry may look at. Part of the replicated format: never change it alone.
+pub const COMPACTION_STEP_MAX: u32 = 10_000;
+
+/// Makes one step towards `compact.revision` and tells whether more are needed.
+///
+/// # Errors
+/// Refused when the revision is not reached yet, or an older one than was compacted before.
+pub(crate) fn compact(state: &mut WriteSet<'_>, compact: &Compact) -> Result<bool, ShardError> {
+    if compact.revision == 0 || compact.step_max == 0 {
+        return Err(invalid("a compaction needs a revision and a step of at least one event: set both").into());
+    }
+    let present = meta::revision(state)?;
+    if compact.revision > present {
+        return Err(future(compact.revision, present).into());
+    }
+    let before = meta::compacted(state)?;
+    if compact.revision < before {
+        return Err(compacted(compact.revision, before).into());
+    }
+    let mut cursor = meta::cursor(state)?;
+    if compact.revision > before {
+        meta::set(state, Field::Compacted, compact.revision);
+        // The events of the revision compacted last were kept; now they go.
+        cursor = cursor.min(Position { revision: before, sub: 0 });
+    }
+    let events = take(state, cursor, compact)?;
+    let done = events.len() < step(compact);
+    let mut next = Position { revision: compact.revision, sub: u32::MAX };
+    for event in &events {
+        forget_before(state, event)?;
+        if event.at.revision < compact.revision {
+            state.delete(event::key(event.at));
+        }
+        if !done {
+            next = Position { revision: event.at.revision, sub: event.at.sub.saturating_add(1) };
+        }
+    }
+    meta::set_cursor(state, next);
+    Ok(!done)
+}
+
+fn step(compact: &Compact) -> usize {
+    usize::try_from(compact.step_max.min(COMPACTION_STEP_MAX)).unwrap_or(usize::MAX)
+}
+
+fn take(state: &WriteSet<'_>, cursor: Position, compact: &Compact) -> Result<Vec<Event>, EngineError> {
+    let pairs = event::within(cursor, compact.revision).scan(state, Direction::Forward).take(step(compact));
+    pairs.map(|pair| pair.and_then(|(key, value)| event::decode(&key, &value))).collect()
+}
+
+/// Forgets what the key of `event` was before it and, if it was deleted, its tombstone.
+fn forget_before(state: &mut WriteSet<'_>, event: &Event) -> Result<(), EngineError> {
+    for superseded in history::before(state, &event.key, event.at.revision)? {
+        state.delete(superseded);
+    }
+    if event.kind == Kind::Delete {
+        let last = latest::get(state, &event.key)?;
+        match last {
+            Some(last) if last.mod_revision == event.at.revision => state.delete(latest::key(&event.key)),
+            Some(_) => state.delete(history::key(&event.key, event.at.revision)),
+            None => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! The state machine of a shard: one command in, its effects and its answer out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{Notify, watch};
+
+use super::changes::Changes;
+use super::error::{ShardError, invalid, refused};
+use super::sessions::{self, Admission};
+use super::table::{encode, meta};
+use super::{check, compaction, leases, txn};
+use crate::proto::internal::v1::command_result::Kind as ResultKind;
+use crate::proto::internal::v1::shard_command::Kind;
+use crate::proto::internal::v1::{CommandResult, Done, ShardCommand};
+use crate::proto::v1::{ErrorCode, SessionStamp, Transaction};
+use crate::raft::apply::{Apply, LogPosition};
+use crate::storage::engine::{EngineError, View, WriteSet};
+use crate::types::Revision;
+use crate::types::limits::SESSION_RESULT_BYTES_MAX;
+
+/// Applies a shard's commands.
+///
+/// What it keeps in memory never flows into the state: the revision it publishes, and the changes
+/// of leases and sessions that a leader's [`super::Expiry`] feeds on.
+pub struct ShardMachine {
+    revision: watch::Sender<Revision>,
+    followed: AtomicBool,
+    changes: Mutex<Changes>,
+    changed: Notify,
+}
+
+impl Default for ShardMachine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ShardMachine {
+    /// A machine that has applied nothing yet.
+    pub fn new() -> Self {
+        Self {
+            revision: watch::Sender::new(Revision(0)),
+            followed: AtomicBool::new(false),
+            changes: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The revision that is visible, and its changes; 0 until the state was first seen.
+    pub fn revision(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// Collects changes of leases and sessions from here on. Call it first, then load an
+    /// [`super::Expiry`] from a view: what comes twice does no harm.
+    pub fn follow_changes(&self) {
+        *self.changes.lock() = Changes::default();
+        self.followed.store(true, Ordering::SeqCst);
+    }
+
+    /// Collects no more changes.
+    pub fn unfollow_changes(&self) {
+        self.followed.store(false, Ordering::SeqCst);
+        *self.changes.lock() = Changes::default();
+    }
+
+    /// The changes since they were last taken.
+    pub fn take_changes(&self) -> Changes {
+        std::mem::take(&mut self.changes.lock())
+    }
+
+    /// Waits until there are changes to take. Cancel safe; for one waiter.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn publish(&self, changes: Changes) {
+        if !changes.is_empty() && self.followed.load(Ordering::SeqCst) {
+            self.changes.lock().merge(changes);
+        }
+    }
+}
+
+impl Apply for ShardMachine {
+    fn apply(&self, state: &mut WriteSet<'_>, _at: LogPosition, command: &Bytes) -> Result<Bytes, EngineError> {
+        let mut changes = Changes::default();
+        let answer = match ShardCommand::decode(command.clone()) {
+            Ok(command) => execute(state, &mut changes, &command),
+            Err(_) => Err(refused(ErrorCode::Internal, "the command in the log cannot be decoded").into()),
+        };
+        self.publish(changes);
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(ShardError::Refused(refusal)) => Ok(answered(ResultKind::Refusal(*refusal))),
+            Err(ShardError::Engine(error)) => Err(error),
+        }
+    }
+
+    fn applied(&self, view: &dyn View, _at: LogPosition) {
+        match meta::revision(view) {
+            Ok(revision) => drop(self.revision.send_replace(Revision(revision))),
+            Err(error) => tracing::error!(%error, "the shard's revision cannot be read; watches do not advance"),
+        }
+        if !self.changes.lock().is_empty() {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// Executes a command and encodes its answer.
+fn execute(state: &mut WriteSet<'_>, changes: &mut Changes, command: &ShardCommand) -> Result<Bytes, ShardError> {
+    let kind = match (&command.kind, &command.session) {
+        (Some(Kind::Transaction(transaction)), Some(stamp)) => return once(state, changes, stamp, transaction),
+        (_, Some(_)) => return Err(invalid("only a transaction may carry a session stamp: leave it out").into()),
+        (None, None) => return Err(refused(ErrorCode::Internal, "the command in the log has no known kind").into()),
+        (Some(kind), None) => kind,
+    };
+    let mut more = false;
+    match kind {
+        Kind::Transaction(transaction) => {
+            return Ok(answered(ResultKind::Transaction(txn::execute(state, changes, transaction)?)));
+        }
+        Kind::OpenSession(open) => {
+            return Ok(answered(ResultKind::SessionId(sessions::open(state, changes, open)?)));
+        }
+        Kind::CloseSessions(close) => sessions::close(state, changes, close)?,
+        Kind::CheckpointLeases(checkpoint) => leases::checkpoint(state, checkpoint)?,
+        Kind::ExpireLeases(expire) => leases::expire(state, changes, expire)?,
+        Kind::Compact(compact) => more = compaction::compact(state, compact)?,
+    }
+    Ok(answered(ResultKind::Done(Done { revision: meta::revision(state)?, more })))
+}
+
+/// Executes a stamped transaction unless it was before. A refusal is remembered too, or else a
+/// copy that arrives late could be applied after the client was told that nothing was.
+fn once(
+    state: &mut WriteSet<'_>,
+    changes: &mut Changes,
+    stamp: &SessionStamp,
+    transaction: &Transaction,
+) -> Result<Bytes, ShardError> {
+    check::stamp(stamp)?;
+    let session = match sessions::admit(state, changes, stamp)? {
+        Admission::Fresh(session) => session,
+        Admission::Replay(answer) => return Ok(answer),
+    };
+    let (answer, remembered) = match txn::execute(state, changes, transaction) {
+        Ok(result) => {
+            let bare = (result.encoded_len() > SESSION_RESULT_BYTES_MAX).then(|| txn::without_records(&result));
+            let answer = answered(ResultKind::Transaction(result));
+            let remembered = bare.map_or_else(|| answer.clone(), |bare| answered(ResultKind::Transaction(bare)));
+            (answer, remembered)
+        }
+        Err(ShardError::Refused(refusal)) => {
+            let answer = answered(ResultKind::Refusal(*refusal));
+            (answer.clone(), answer)
+        }
+        Err(ShardError::Engine(error)) => return Err(error.into()),
+    };
+    sessions::remember(state, stamp, session, remembered);
+    Ok(answer)
+}
+
+fn answered(kind: ResultKind) -> Bytes {
+    encode(&CommandResult { kind: Some(kind) })
+}

@@ -1,0 +1,412 @@
+//! The machine against a simple model of what it promises, under random commands.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::Interval;
+use super::digest::digest;
+use super::testing::{Shard, command};
+use crate::proto::internal::v1::command_result::Kind as ResultKind;
+use crate::proto::internal::v1::shard_command::Kind;
+use crate::proto::internal::v1::shard_read::{Kind as ReadKind, Scan};
+use crate::proto::internal::v1::shard_read_result::Kind as ReadResultKind;
+use crate::proto::internal::v1::{
+    CheckpointLeases, CloseSessions, CommandResult, Compact, ExpireLeases, ShardCommand, checkpoint_leases,
+    close_sessions,
+};
+use crate::proto::v1::compare::{Operand, Relation};
+use crate::proto::v1::operation::Kind as OperationKind;
+use crate::proto::v1::operation_result::{DeleteResult, Kind as OperationResultKind, PutResult, RangeResult};
+use crate::proto::v1::{
+    Compare, DeleteRange, ErrorCode, Operation, OperationResult, Put, Range, Record, SessionStamp, Transaction,
+    TransactionResult,
+};
+
+/// What happened to a key at a revision: a record, or its end.
+type Version = (u64, Option<Record>);
+
+#[derive(Default)]
+struct Session {
+    floor: u64,
+    highest: u64,
+    results: BTreeMap<u64, CommandResult>,
+}
+
+/// All versions of all keys for ever, and the sessions.
+struct Model {
+    revision: u64,
+    compacted: u64,
+    next_lease: u64,
+    next_session: u64,
+    versions: BTreeMap<Bytes, Vec<Version>>,
+    sessions: BTreeMap<u64, Session>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let (versions, sessions) = (BTreeMap::new(), BTreeMap::new());
+        Self { revision: 1, compacted: 0, next_lease: 1, next_session: 1, versions, sessions }
+    }
+
+    fn at(&self, key: &Bytes, revision: u64) -> Option<Record> {
+        let versions = self.versions.get(key)?;
+        versions.iter().rev().find(|(at, _)| *at <= revision).and_then(|(_, record)| record.clone())
+    }
+
+    fn live(&self, interval: &Interval, revision: u64) -> Vec<Record> {
+        let within = self.versions.keys().filter(|key| interval.contains(key));
+        within.filter_map(|key| self.at(key, revision)).collect()
+    }
+
+    fn apply(&mut self, command: &ShardCommand) -> CommandResult {
+        let kind = match (command.kind.as_ref().unwrap(), &command.session) {
+            (Kind::Transaction(txn), Some(stamp)) => self.stamped(txn, stamp),
+            (Kind::Transaction(txn), None) => self.transaction(txn),
+            (Kind::OpenSession(_), _) => {
+                let id = self.next_session;
+                self.next_session += 1;
+                self.sessions.insert(id, Session { floor: 1, ..Session::default() });
+                ResultKind::SessionId(id)
+            }
+            (Kind::CloseSessions(close), _) => {
+                for entry in &close.sessions {
+                    let stale = self.sessions.get(&entry.session_id).is_some_and(|s| s.highest <= entry.seen_sequence);
+                    if entry.any || stale {
+                        self.sessions.remove(&entry.session_id);
+                    }
+                }
+                self.done()
+            }
+            (Kind::CheckpointLeases(_), _) => self.done(),
+            (Kind::ExpireLeases(expire), _) => {
+                let held = |key: &&Bytes| {
+                    let lease = self.at(key, u64::MAX).map_or(0, |record| record.lease);
+                    lease != 0 && expire.leases.contains(&lease)
+                };
+                let keys: Vec<Bytes> = self.versions.keys().filter(held).cloned().collect();
+                for key in &keys {
+                    self.versions.get_mut(key).unwrap().push((self.revision + 1, None));
+                }
+                self.revision += u64::from(!keys.is_empty());
+                self.done()
+            }
+            (Kind::Compact(compact), _) if compact.revision > self.revision => refusal(ErrorCode::FutureRevision),
+            (Kind::Compact(compact), _) if compact.revision < self.compacted => refusal(ErrorCode::Compacted),
+            (Kind::Compact(compact), _) => {
+                self.compacted = compact.revision;
+                self.done()
+            }
+        };
+        CommandResult { kind: Some(kind) }
+    }
+
+    fn done(&self) -> ResultKind {
+        ResultKind::Done(crate::proto::internal::v1::Done { revision: self.revision, more: false })
+    }
+
+    fn stamped(&mut self, txn: &Transaction, stamp: &SessionStamp) -> ResultKind {
+        let SessionStamp { session_id, sequence, lowest_unacknowledged: lowest } = *stamp;
+        let Some(session) = self.sessions.get(&session_id) else { return refusal(ErrorCode::SessionNotFound) };
+        if sequence < session.floor {
+            return refusal(ErrorCode::SessionSequence);
+        }
+        if let Some(result) = session.results.get(&sequence) {
+            return result.kind.clone().unwrap();
+        }
+        let kind = self.transaction(txn);
+        let session = self.sessions.get_mut(&session_id).unwrap();
+        session.floor = session.floor.max(lowest);
+        session.highest = session.highest.max(sequence);
+        session.results.insert(sequence, CommandResult { kind: Some(kind.clone()) });
+        session.results.retain(|sequence, _| *sequence >= session.floor);
+        kind
+    }
+
+    fn transaction(&mut self, txn: &Transaction) -> ResultKind {
+        if written_twice(&txn.success) || written_twice(&txn.failure) {
+            return refusal(ErrorCode::InvalidArgument);
+        }
+        let succeeded = txn.compares.iter().all(|compare| self.holds(compare));
+        let next = self.revision + 1;
+        let mut changed = false;
+        let mut results = Vec::new();
+        for operation in if succeeded { &txn.success } else { &txn.failure } {
+            let kind = match operation.kind.as_ref().unwrap() {
+                OperationKind::Put(put) => {
+                    changed = true;
+                    OperationResultKind::Put(PutResult { previous: self.put(put, next).filter(|_| put.previous) })
+                }
+                OperationKind::Delete(delete) => {
+                    let mut previous = self.live(&Interval::of_operation(&delete.key, &delete.range_end), u64::MAX);
+                    for record in &previous {
+                        self.versions.get_mut(&record.key).unwrap().push((next, None));
+                    }
+                    changed |= !previous.is_empty();
+                    let deleted = previous.len() as u64;
+                    previous.retain(|_| delete.previous);
+                    OperationResultKind::Delete(DeleteResult { deleted, previous })
+                }
+                OperationKind::Range(range) => OperationResultKind::Range(self.range(range)),
+            };
+            results.push(OperationResult { kind: Some(kind) });
+        }
+        self.revision += u64::from(changed);
+        ResultKind::Transaction(TransactionResult { succeeded, results, revision: self.revision })
+    }
+
+    fn put(&mut self, put: &Put, revision: u64) -> Option<Record> {
+        let previous = self.at(&put.key, u64::MAX);
+        let lease = if put.ttl_ms == 0 { 0 } else { self.next_lease };
+        self.next_lease += u64::from(put.ttl_ms != 0);
+        let record = Record {
+            key: put.key.clone(),
+            value: put.value.clone(),
+            create_revision: previous.as_ref().map_or(revision, |record| record.create_revision),
+            mod_revision: revision,
+            version: previous.as_ref().map_or(1, |record| record.version + 1),
+            lease,
+        };
+        self.versions.entry(put.key.clone()).or_default().push((revision, Some(record)));
+        previous
+    }
+
+    fn range(&self, range: &Range) -> RangeResult {
+        let mut records = self.live(&Interval::of_operation(&range.key, &range.range_end), u64::MAX);
+        let count = records.len() as u64;
+        if range.count_only {
+            return RangeResult { count, ..RangeResult::default() };
+        }
+        if range.reverse {
+            records.reverse();
+        }
+        let more = range.limit != 0 && records.len() > range.limit as usize;
+        records.truncate(if range.limit == 0 { usize::MAX } else { range.limit as usize });
+        if range.keys_only {
+            records.iter_mut().for_each(|record| record.value = Bytes::new());
+        }
+        RangeResult { records, count, more }
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        let live = self.at(&compare.key, u64::MAX);
+        let found = live.clone().unwrap_or_default();
+        let order = match compare.operand.as_ref().unwrap() {
+            Operand::Value(_) if live.is_none() => return false,
+            Operand::Value(value) => found.value.cmp(value),
+            Operand::Version(number) => found.version.cmp(number),
+            Operand::CreateRevision(number) => found.create_revision.cmp(number),
+            Operand::ModRevision(number) => found.mod_revision.cmp(number),
+            Operand::Lease(number) => found.lease.cmp(number),
+            Operand::Exists(exists) => return live.is_some() == *exists,
+        };
+        match compare.relation() {
+            Relation::Equal => order.is_eq(),
+            Relation::NotEqual => order.is_ne(),
+            Relation::Greater => order.is_gt(),
+            Relation::Less => order.is_lt(),
+            Relation::Unspecified => unreachable!("never generated"),
+        }
+    }
+}
+
+fn refusal(code: ErrorCode) -> ResultKind {
+    ResultKind::Refusal(super::error::refused(code, "").as_ref().clone())
+}
+
+fn written_twice(branch: &[Operation]) -> bool {
+    let puts = |operation: &Operation| match operation.kind.as_ref().unwrap() {
+        OperationKind::Put(put) => Some(put.key.clone()),
+        OperationKind::Delete(_) | OperationKind::Range(_) => None,
+    };
+    branch.iter().enumerate().any(|(at, operation)| {
+        let Some(key) = puts(operation) else { return false };
+        branch.iter().enumerate().any(|(other_at, other)| match other.kind.as_ref().unwrap() {
+            OperationKind::Put(put) => other_at != at && put.key == key,
+            OperationKind::Delete(delete) => Interval::of_operation(&delete.key, &delete.range_end).contains(&key),
+            OperationKind::Range(_) => false,
+        })
+    })
+}
+
+fn key() -> impl Strategy<Value = Bytes> {
+    let byte = prop_oneof![Just(0u8), Just(b'a'), Just(b'b'), Just(0xff)];
+    prop::collection::vec(byte, 1..3).prop_map(Bytes::from)
+}
+
+fn range_end() -> impl Strategy<Value = Bytes> {
+    prop_oneof![3 => Just(Bytes::new()), 1 => Just(Bytes::from_static(&[0])), 2 => key()]
+}
+
+fn value() -> impl Strategy<Value = Bytes> {
+    prop::collection::vec(0u8..3, 0..3).prop_map(Bytes::from)
+}
+
+fn an_operation() -> impl Strategy<Value = Operation> {
+    let ttl = prop_oneof![2 => Just(0u64), 1 => 1u64..10_000];
+    let put = (key(), value(), ttl, any::<bool>())
+        .prop_map(|(key, value, ttl_ms, previous)| OperationKind::Put(Put { key, value, ttl_ms, previous }));
+    let delete = (key(), range_end(), any::<bool>())
+        .prop_map(|(key, range_end, previous)| OperationKind::Delete(DeleteRange { key, range_end, previous }));
+    let range = (key(), range_end(), 0u32..4, any::<[bool; 3]>()).prop_map(
+        |(key, range_end, limit, [reverse, keys_only, count_only])| {
+            OperationKind::Range(Range { key, range_end, limit, reverse, keys_only, count_only })
+        },
+    );
+    prop_oneof![4 => put, 2 => delete, 2 => range].prop_map(|kind| Operation { kind: Some(kind) })
+}
+
+fn a_compare() -> impl Strategy<Value = Compare> {
+    let operand = prop_oneof![
+        value().prop_map(Operand::Value),
+        (0u64..4).prop_map(Operand::Version),
+        (0u64..20).prop_map(Operand::CreateRevision),
+        (0u64..20).prop_map(Operand::ModRevision),
+        (0u64..5).prop_map(Operand::Lease),
+        any::<bool>().prop_map(Operand::Exists),
+    ];
+    (key(), 1i32..5, operand).prop_map(|(key, relation, operand)| {
+        let equal_only = matches!(operand, Operand::Exists(_));
+        Compare { key, relation: if equal_only { Relation::Equal.into() } else { relation }, operand: Some(operand) }
+    })
+}
+
+fn a_transaction() -> impl Strategy<Value = Transaction> {
+    let branch = || prop::collection::vec(an_operation(), 0..4);
+    (prop::collection::vec(a_compare(), 0..2), branch(), branch())
+        .prop_map(|(compares, success, failure)| Transaction { compares, success, failure })
+}
+
+fn a_command() -> impl Strategy<Value = ShardCommand> {
+    let plain = a_transaction().prop_map(|txn| command(Kind::Transaction(txn)));
+    let stamped = (a_transaction(), 1u64..4, 1u64..12, 0u64..8).prop_map(|(txn, session_id, sequence, behind)| {
+        let lowest_unacknowledged = sequence.saturating_sub(behind).max(1);
+        let stamp = SessionStamp { session_id, sequence, lowest_unacknowledged };
+        ShardCommand { kind: Some(Kind::Transaction(txn)), session: Some(stamp) }
+    });
+    let close = (1u64..4, 0u64..12, any::<bool>()).prop_map(|(session_id, seen_sequence, any)| {
+        let entry = close_sessions::Entry { session_id, seen_sequence, any };
+        command(Kind::CloseSessions(CloseSessions { sessions: vec![entry] }))
+    });
+    let checkpoint = (1u64..9, 0u64..20_000).prop_map(|(lease, remaining_ms)| {
+        let entry = checkpoint_leases::Entry { lease, remaining_ms };
+        command(Kind::CheckpointLeases(CheckpointLeases { leases: vec![entry] }))
+    });
+    let expire =
+        prop::collection::vec(1u64..12, 1..4).prop_map(|leases| command(Kind::ExpireLeases(ExpireLeases { leases })));
+    let compact =
+        (1u64..25, 1u32..6).prop_map(|(revision, step_max)| command(Kind::Compact(Compact { revision, step_max })));
+    prop_oneof![
+        8 => plain,
+        5 => stamped,
+        1 => Just(command(Kind::OpenSession(Default::default()))),
+        1 => close,
+        1 => checkpoint,
+        2 => expire,
+        1 => compact,
+    ]
+}
+
+/// The answer with what a model need not predict left out: words, and how far compaction got.
+fn comparable(mut result: CommandResult) -> CommandResult {
+    match result.kind.as_mut() {
+        Some(ResultKind::Refusal(refusal)) => {
+            let code = refusal.detail.as_ref().unwrap().code();
+            result.kind = Some(self::refusal(code));
+        }
+        Some(ResultKind::Done(done)) => done.more = false,
+        Some(ResultKind::Transaction(_) | ResultKind::SessionId(_)) | None => {}
+    }
+    result
+}
+
+#[derive(Clone, Debug)]
+struct Probe {
+    start: Bytes,
+    end: Bytes,
+    back: u64,
+    limit: u32,
+    reverse: bool,
+}
+
+fn a_probe() -> impl Strategy<Value = Probe> {
+    let bound = || prop_oneof![1 => Just(Bytes::new()), 3 => key()];
+    (bound(), bound(), 0u64..12, 0u32..5, any::<bool>()).prop_map(|(start, end, back, limit, reverse)| Probe {
+        start,
+        end,
+        back,
+        limit,
+        reverse,
+    })
+}
+
+/// Reads as the probe says, from the shard and from the model.
+fn compare_reads(shard: &Shard, model: &Model, probe: &Probe) -> Result<(), TestCaseError> {
+    let revision = model.revision.saturating_sub(probe.back).max(1);
+    let interval = Interval::of_scan(&probe.start, &probe.end);
+    let scan = ReadKind::Scan(Scan {
+        start: probe.start.clone(),
+        end: probe.end.clone(),
+        reverse: probe.reverse,
+        limit: probe.limit,
+        keys_only: false,
+        revision,
+    });
+    let answer = shard.read(scan);
+    let count = shard.count(&probe.start, &probe.end, revision);
+    if revision < model.compacted {
+        prop_assert_eq!(answer, Err(ErrorCode::Compacted));
+        prop_assert_eq!(count, Err(ErrorCode::Compacted));
+        return Ok(());
+    }
+    let mut expected = model.live(&interval, revision);
+    prop_assert_eq!(count, Ok(expected.len() as u64));
+    for record in &expected {
+        prop_assert_eq!(shard.get(&record.key, revision), Ok(Some(record.clone())));
+    }
+    if probe.reverse {
+        expected.reverse();
+    }
+    let limit = if probe.limit == 0 { usize::MAX } else { probe.limit as usize };
+    let more = expected.len() > limit;
+    expected.truncate(limit);
+    let Ok(ReadResultKind::Scan(page)) = answer else { panic!("expected a page, got {answer:?}") };
+    prop_assert_eq!((page.records, page.more, page.revision), (expected, more, revision));
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn answers_and_reads_are_those_of_the_model(steps in prop::collection::vec((a_command(), a_probe()), 1..60)) {
+        let (mut shard, mut model) = (Shard::default(), Model::new());
+        for (command, probe) in steps {
+            let answer = shard.one(command.clone());
+            prop_assert_eq!(comparable(answer), comparable(model.apply(&command)), "{:?}", command);
+            compare_reads(&shard, &model, &probe)?;
+            compare_reads(&shard, &model, &Probe { back: 0, ..probe })?;
+            prop_assert_eq!(shard.machine.revision().borrow().0, model.revision);
+        }
+    }
+
+    #[test]
+    fn grouping_of_entries_changes_no_byte(
+        commands in prop::collection::vec(a_command(), 1..60),
+        groups in prop::collection::vec(1usize..9, 60),
+    ) {
+        let (mut single, mut grouped) = (Shard::default(), Shard::default());
+        let alone: Vec<_> = commands.iter().map(|command| single.one(command.clone())).collect();
+        let mut together = Vec::new();
+        let mut rest = commands.as_slice();
+        for group in groups {
+            let (run, after) = rest.split_at(group.min(rest.len()));
+            together.extend(grouped.run(run));
+            rest = after;
+        }
+        prop_assert_eq!(alone, together);
+        prop_assert_eq!(&single.pairs, &grouped.pairs);
+        prop_assert_eq!(digest(&single.pairs).unwrap(), digest(&grouped.pairs).unwrap());
+    }
+}

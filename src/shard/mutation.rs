@@ -1,0 +1,131 @@
+//! What changing one key writes: its record, the record it supersedes, the event, the lease, the
+//! count of its block. All changes of one entry share one revision.
+
+use bytes::Bytes;
+
+use super::blocks;
+use super::changes::{Changes, LeaseTerms};
+use super::table::event::{self, Position};
+use super::table::meta::{self, Field};
+use super::table::{encode, history, latest, lease, lease_key};
+use crate::proto::internal::v1::{StoredLease, StoredRecord};
+use crate::storage::engine::{EngineError, View, WriteSet};
+
+/// The changes of one entry as they are written.
+///
+/// Invariants: no key is changed twice; the revision is raised by [`Mutation::finish`], and only if
+/// something changed.
+pub(crate) struct Mutation<'s, 'v> {
+    state: &'s mut WriteSet<'v>,
+    changes: &'s mut Changes,
+    /// The shard's revision if this entry changes something.
+    revision: u64,
+    /// Changes so far.
+    sub: u32,
+}
+
+/// The last record of a key, a tombstone perhaps.
+struct Last {
+    encoded: Bytes,
+    record: StoredRecord,
+}
+
+impl<'s, 'v> Mutation<'s, 'v> {
+    /// Nothing changed yet.
+    pub(crate) fn begin(state: &'s mut WriteSet<'v>, changes: &'s mut Changes) -> Result<Self, EngineError> {
+        let revision = meta::revision(state)?.saturating_add(1);
+        Ok(Self { state, changes, revision, sub: 0 })
+    }
+
+    /// The state with the changes so far.
+    pub(crate) fn view(&self) -> &dyn View {
+        &*self.state
+    }
+
+    /// Writes `key` and answers with the record it replaced. A `ttl_ms` of 0 is for ever.
+    pub(crate) fn put(&mut self, key: &Bytes, value: &Bytes, ttl_ms: u64) -> Result<Option<StoredRecord>, EngineError> {
+        let previous = match self.last(key)? {
+            Some(last) => self.supersede(key, last)?,
+            None => None,
+        };
+        let lease = if ttl_ms == 0 { 0 } else { self.grant(key, ttl_ms)? };
+        let (create_revision, version) = match &previous {
+            Some(live) => (live.create_revision, live.version.saturating_add(1)),
+            None => (self.revision, 1),
+        };
+        let (mod_revision, sub) = (self.revision, self.sub);
+        let record = StoredRecord { value: value.clone(), create_revision, mod_revision, version, lease, sub };
+        self.write(key, &record, event::Kind::Put);
+        if previous.is_none() {
+            blocks::add(self.state, key)?;
+        }
+        Ok(previous)
+    }
+
+    /// Deletes `key` and answers with the record it had; `None` when there was none, and then
+    /// nothing changed.
+    pub(crate) fn delete(&mut self, key: &Bytes) -> Result<Option<StoredRecord>, EngineError> {
+        let Some(last) = self.last(key)?.filter(|last| last.record.version > 0) else { return Ok(None) };
+        let previous = self.supersede(key, last)?;
+        let tombstone = StoredRecord { mod_revision: self.revision, sub: self.sub, ..StoredRecord::default() };
+        self.write(key, &tombstone, event::Kind::Delete);
+        blocks::remove(self.state, key)?;
+        Ok(previous)
+    }
+
+    /// Ends `lease` itself; its keys are gone already.
+    pub(crate) fn end_lease(&mut self, lease: u64) {
+        self.state.delete(lease::key(lease));
+        self.changes.leases.insert(lease, None);
+    }
+
+    /// The shard's revision after these changes.
+    pub(crate) fn finish(self) -> u64 {
+        if self.sub == 0 {
+            return self.revision.saturating_sub(1);
+        }
+        meta::set(self.state, Field::Revision, self.revision);
+        self.revision
+    }
+
+    fn last(&self, key: &[u8]) -> Result<Option<Last>, EngineError> {
+        let stored = latest::key(key);
+        let Some(encoded) = self.state.get(&stored)? else { return Ok(None) };
+        Ok(Some(Last { record: latest::decode(&stored, encoded.clone())?, encoded }))
+    }
+
+    /// Moves the last record of `key` into history as it is and lets go of its lease; answers with
+    /// the record if it was alive.
+    fn supersede(&mut self, key: &[u8], last: Last) -> Result<Option<StoredRecord>, EngineError> {
+        let Last { record, encoded } = last;
+        self.state.put(history::key(key, record.mod_revision), encoded);
+        if record.lease != 0 {
+            self.detach(key, record.lease)?;
+        }
+        Ok(Some(record).filter(|record| record.version > 0))
+    }
+
+    fn write(&mut self, key: &Bytes, record: &StoredRecord, kind: event::Kind) {
+        let at = Position { revision: self.revision, sub: self.sub };
+        self.state.put(latest::key(key), encode(record));
+        self.state.put(event::key(at), event::value(kind, key));
+        self.sub = self.sub.saturating_add(1);
+    }
+
+    fn grant(&mut self, key: &Bytes, ttl_ms: u64) -> Result<u64, EngineError> {
+        let id = meta::draw(self.state, Field::NextLease)?;
+        self.state.put(lease::key(id), encode(&StoredLease { ttl_ms, remaining_ms: ttl_ms, implicit: true }));
+        self.state.put(lease_key::key(id, key), Bytes::new());
+        self.changes.leases.insert(id, Some(LeaseTerms { ttl_ms, remaining_ms: ttl_ms }));
+        Ok(id)
+    }
+
+    /// An implicit lease goes with its key; another one stays for its other keys.
+    fn detach(&mut self, key: &[u8], id: u64) -> Result<(), EngineError> {
+        self.state.delete(lease_key::key(id, key));
+        if lease::get(self.state, id)?.is_some_and(|lease| lease.implicit) {
+            self.end_lease(id);
+        }
+        Ok(())
+    }
+}
