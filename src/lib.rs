@@ -2,6 +2,7 @@
 //!
 //! The rooms, from the ground up, and what each may know: `docs/ARCHITECTURE.md`.
 
+pub mod api;
 pub mod env;
 pub mod meta;
 pub mod node;

@@ -1,7 +1,37 @@
-//! One running server: starts and stops groups, routes requests, config, telemetry.
+//! One running server: founding, groups, routing, configuration, telemetry.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`server`](Node) | what is opened at start, in which order, and how it ends |
+//! | `founding` | the first start of a static cluster; what a node says of itself |
+//! | `groups` | follows the map: which groups run here |
+//! | `housekeeping` | what the leader of a shard does when time passes |
+//! | `router`, `route` | takes a request to the leader of its shard |
+//! | `execute` | executes it there |
+//! | `kv`, `scan` | client requests as requests to shards, and pages |
+//! | `serve`, [`Service`] | the node as its clients use it |
+//! | `space` | refuses growing writes before the disk is full |
+//! | `config`, `telemetry` | settings and metrics |
 
+mod config;
+mod execute;
 mod failure;
+mod founding;
+mod groups;
+mod housekeeping;
+mod kv;
 mod route;
+mod router;
 mod scan;
+mod serve;
+mod server;
+mod service;
+mod space;
+mod tasks;
+mod telemetry;
 
+pub use config::{ConfigError, EngineKind, LogFormat, NodeConfig, SETTINGS, Sources};
 pub use failure::Failure;
+pub use server::{Node, StartError};
+pub use service::{Readiness, Service};
+pub use telemetry::{Served, Telemetry};

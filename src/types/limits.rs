@@ -54,3 +54,15 @@ pub const META_VOTERS_MAX: usize = 5;
 pub const FOUNDING_NODES_MAX: usize = 64;
 /// Replication factor of the keyspace `default`.
 pub const REPLICATION_FACTOR_DEFAULT: u32 = 3;
+/// Highest replication factor.
+pub const REPLICATION_FACTOR_MAX: u32 = 9;
+/// Connections open on a node's client port.
+pub const CLIENT_CONNECTIONS_MAX: usize = 4_096;
+/// Requests at a time on one client connection; a client waits beyond it.
+pub const CONNECTION_STREAMS_MAX: u32 = 1_024;
+/// Headers of one client request, in bytes.
+pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Streams that a node keeps open for clients that watch the map or its health.
+pub const WATCHERS_MAX: usize = 1_024;
+/// Longest text of an error, in bytes; the rest is cut.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 2 * 1024;

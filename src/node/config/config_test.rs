@@ -1,0 +1,175 @@
+//! Precedence, defaults and errors of a node's settings.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{EngineKind, LogFormat, NodeConfig, SETTINGS, Sources};
+
+fn flags(given: &[(&'static str, &str)]) -> Sources {
+    Sources { flags: given.iter().map(|(key, text)| (*key, (*text).to_owned())).collect(), ..Default::default() }
+}
+
+fn variables(given: &[(&str, &str)]) -> Sources {
+    let variables = given.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+    Sources { variables, ..Default::default() }
+}
+
+fn file(text: &str) -> Sources {
+    Sources { file: Some(("kvd.toml".to_owned(), text.to_owned())), ..Default::default() }
+}
+
+fn resolved(sources: &Sources) -> NodeConfig {
+    NodeConfig::resolve(sources).expect("valid settings")
+}
+
+fn error(sources: &Sources) -> String {
+    NodeConfig::resolve(sources).expect_err("settings that cannot be used").to_string()
+}
+
+fn founding(given: &[(&str, &str)]) -> BTreeMap<String, String> {
+    given.iter().map(|(name, address)| ((*name).to_owned(), (*address).to_owned())).collect()
+}
+
+#[test]
+fn a_node_alone_needs_no_setting() {
+    let config = resolved(&Sources::default());
+    assert_eq!(config.name, "n1");
+    assert_eq!(config.data_dir, PathBuf::from("./quorate-data"));
+    assert_eq!((&*config.client_listen, &*config.client_advertise), ("127.0.0.1:2379", "127.0.0.1:2379"));
+    assert_eq!((&*config.peer_listen, &*config.peer_advertise), ("127.0.0.1:2380", "127.0.0.1:2380"));
+    assert_eq!(config.founding, founding(&[("n1", "127.0.0.1:2380")]));
+    assert_eq!((config.log_format, config.engine), (LogFormat::Text, EngineKind::Fjall));
+    assert_eq!(config.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file_over_defaults() {
+    let mut sources = file("name = 'file'\nheartbeat-ms = 50\nlog_format = 'json'\ndata_dir = 'f'");
+    sources.variables = variables(&[("QUORATE_NAME", "variable"), ("QUORATE_HEARTBEAT_MS", "60")]).variables;
+    sources.flags = flags(&[("name", "flag")]).flags;
+    let config = resolved(&sources);
+    assert_eq!((&*config.name, config.heartbeat_ms, config.log_format), ("flag", 60, LogFormat::Json));
+    assert_eq!((config.data_dir, config.election_min_ms), (PathBuf::from("f"), 500));
+}
+
+#[test]
+fn every_key_is_read_from_every_source() {
+    let other = |key: &str| match key {
+        "name" => "x9",
+        "data_dir" => "/x9",
+        "client_addr" => "127.0.0.9:1",
+        "client_advertise" => "x9:2",
+        "peer_addr" => "127.0.0.9:3",
+        "peer_advertise" => "x9:4",
+        "cluster" => "n1=127.0.0.1:2380,x9=h:5",
+        "labels" => "zone=x9",
+        "log" => "debug",
+        "log_format" => "json",
+        "engine" => "memory",
+        "replication_factor" => "5",
+        "heartbeat_ms" => "99",
+        "election_min_ms" => "499",
+        "election_max_ms" => "999",
+        _ => "33554431",
+    };
+    let text = |key: &str| match key {
+        "requests_in_flight_max" | "value_bytes_max" => "4095",
+        _ => other(key),
+    };
+    let unset = resolved(&Sources::default());
+    for key in SETTINGS {
+        let by_flag = resolved(&flags(&[(key, text(key))]));
+        assert_ne!(by_flag, unset, "{key} changes nothing");
+        let variable = format!("QUORATE_{}", key.to_uppercase());
+        assert_eq!(resolved(&variables(&[(&variable, text(key))])), by_flag, "{variable}");
+        assert_eq!(resolved(&file(&format!("{key} = {:?}", text(key)))), by_flag, "{key} in a file");
+    }
+}
+
+#[test]
+fn lists_may_be_tables_or_arrays_in_a_file() {
+    let wanted = founding(&[("n1", "127.0.0.1:2380"), ("n2", "h:1")]);
+    let table = "[cluster]\nn1 = '127.0.0.1:2380'\nn2 = 'h:1'\n[labels]\nzone = 'a'";
+    assert_eq!(resolved(&file(table)).founding, wanted);
+    assert_eq!(resolved(&file(table)).labels, founding(&[("zone", "a")]));
+    assert_eq!(resolved(&file("cluster = ['n1=127.0.0.1:2380', 'n2=h:1']")).founding, wanted);
+    assert_eq!(resolved(&file("log_segment_bytes = 33554432")).log_segment_bytes, 32 << 20);
+}
+
+#[test]
+fn addresses_follow_from_each_other() {
+    let cluster = ("cluster", "n1=10.0.0.1:2380,n2=10.0.0.2:2380");
+    let config = resolved(&flags(&[cluster]));
+    assert_eq!((&*config.peer_listen, &*config.peer_advertise), ("10.0.0.1:2380", "10.0.0.1:2380"));
+    let config = resolved(&flags(&[cluster, ("peer_addr", "0.0.0.0:2380")]));
+    assert_eq!((&*config.peer_listen, &*config.peer_advertise), ("0.0.0.0:2380", "10.0.0.1:2380"));
+    assert!(config.warnings().iter().any(|warning| warning.contains("peers on 0.0.0.0:2380")));
+    let config = resolved(&flags(&[("client_addr", "0.0.0.0:2379"), ("client_advertise", "db.example.org:443")]));
+    assert_eq!(config.client_advertise, "db.example.org:443");
+}
+
+#[test]
+fn flags_and_files_that_cannot_be_used() {
+    for (key, text, why) in [
+        ("name", "a b", "--name: \"a b\" must be 1 to 64"),
+        ("data_dir", "", "--data-dir: \"\" must name a directory"),
+        ("client_addr", "2379", "--client-addr: \"2379\" must be host:port"),
+        ("client_addr", "0.0.0.0:2379", "set client_advertise to the host:port that reaches this node"),
+        ("client_addr", "127.0.0.1:0", "set client_advertise"),
+        ("client_addr", "127.0.0.1:2380", "both 127.0.0.1:2380"),
+        ("client_advertise", "0.0.0.0:2379", "others need one they can connect to"),
+        ("peer_addr", "[::]:2380", "set peer_advertise"),
+        ("cluster", "n2=h:1,n3=h:2", "cluster names n2, n3, but not this node: name is n1"),
+        ("cluster", "n1=h:1,n1=h:2", "names n1 twice"),
+        ("cluster", "n1=h:1,n2=h:1", "the same address"),
+        ("cluster", "n1", "no such pair"),
+        ("labels", "zone", "no such pair"),
+        ("replication_factor", "0", "whole number from 1 to 9"),
+        ("log", "info,[", "no log filter"),
+        ("log_format", "xml", "must be text or json"),
+        ("value_bytes_max", "2MiB", "bytes"),
+        ("requests_in_flight_max", "0", "whole number from 1"),
+        ("heartbeat_ms", "soon", "whole number"),
+        ("heartbeat_ms", "300", "election_min_ms (500) must be at least 2 times heartbeat_ms (300)"),
+        ("election_max_ms", "500", "must be greater than election_min_ms"),
+        ("log_segment_bytes", "1MiB", "bytes"),
+        ("engine", "sled", "must be fjall"),
+    ] {
+        let found = error(&flags(&[(key, text)]));
+        assert!(found.contains(why), "{key} = {text}: {found}");
+    }
+    let found = error(&flags(&[("cluster", "n1=h:1"), ("peer_advertise", "h:2")]));
+    assert!(found.contains("peer_advertise is h:2, but cluster says that n1 is at h:1"), "{found}");
+    for (text, why) in [
+        ("hartbeat_ms = 1", "unknown setting hartbeat_ms in kvd.toml; did you mean heartbeat_ms?"),
+        ("[server]\nname = 'x'", "unknown setting server in kvd.toml"),
+        ("name = 1.5", "must be a text"),
+        ("name = true", "must be a text"),
+        ("labels = [1]", "must be a text"),
+        ("heartbeat_ms = -1", "heartbeat_ms in kvd.toml: \"-1\" must be a whole number"),
+        ("heartbeat_ms = 50\nheartbeat-ms = 60", "the same key"),
+        ("name = ", "kvd.toml is not a TOML file"),
+    ] {
+        let found = error(&file(text));
+        assert!(found.contains(why), "{text}: {found}");
+    }
+}
+
+#[test]
+fn variables_that_are_no_settings() {
+    let found = error(&variables(&[("QUORATE_DATADIR", "x")]));
+    assert_eq!(found, "unknown setting QUORATE_DATADIR in the environment; did you mean QUORATE_DATA_DIR?");
+    let found = error(&variables(&[("QUORATE_name", "x")]));
+    assert!(found.contains("did you mean QUORATE_NAME?"), "{found}");
+    let found = error(&variables(&[("QUORATE_HEARTBEAT_MS", "x")]));
+    assert!(found.starts_with("QUORATE_HEARTBEAT_MS: \"x\" must be a whole number"), "{found}");
+    let harmless = variables(&[
+        ("QUORATE_ENDPOINTS", "a:1"),
+        ("QUORATE_CONFIG", "kvd.toml"),
+        ("QUORATE_NAME", ""),
+        ("QUORATE_SERVICE_HOST", "10.0.0.1"),
+        ("QUORATE_PORT_2379_TCP_ADDR", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ]);
+    assert_eq!(resolved(&harmless), resolved(&Sources::default()));
+}

@@ -1,0 +1,91 @@
+//! What a node offers to the faces that clients see: requests in, answers or a [`Failure`] out.
+//!
+//! Knows the public wire types and no transport: the rooms above decide how a client reaches it.
+
+use std::future::Future;
+
+use tokio::sync::watch;
+
+use super::Failure;
+use crate::env::time::Instant;
+use crate::proto::v1;
+
+/// Whether a node can serve, and if not, why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Readiness {
+    /// It serves.
+    pub ready: bool,
+    /// Why it does not; empty when it does.
+    pub reason: String,
+}
+
+macro_rules! requests {
+    ($($(#[$doc:meta])* $name:ident: $request:ident -> $response:ident;)*) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Errors
+            /// A [`Failure`], which says whether the request took effect.
+            fn $name(
+                &self,
+                request: v1::$request,
+                deadline: Instant,
+            ) -> impl Future<Output = Result<v1::$response, Failure>> + Send;
+        )*
+    };
+}
+
+/// A node as its clients use it.
+///
+/// Requests are checked by the implementation, not by its caller. A request must be answered by its
+/// deadline, if only with `TIMEOUT` and the outcome as far as it is known; one that is not is
+/// dropped soon after, and its outcome reported as unknown if it was a write.
+pub trait Service: Send + Sync + 'static {
+    requests! {
+        /// Reads one key.
+        get: GetRequest -> GetResponse;
+        /// Writes one key.
+        put: PutRequest -> PutResponse;
+        /// Deletes a key or a range.
+        delete: DeleteRequest -> DeleteResponse;
+        /// Reads one page.
+        scan: ScanRequest -> ScanResponse;
+        /// Counts the keys of a range.
+        count: CountRequest -> CountResponse;
+        /// Executes a transaction on one shard.
+        txn: TxnRequest -> TxnResponse;
+        /// Executes puts and deletes, atomic within each shard.
+        batch: BatchRequest -> BatchResponse;
+        /// Opens a session on one shard.
+        open_session: OpenSessionRequest -> OpenSessionResponse;
+        /// Ends a session.
+        close_session: CloseSessionRequest -> CloseSessionResponse;
+        /// Hands over the leadership of a shard.
+        move_leader: MoveLeaderRequest -> MoveLeaderResponse;
+    }
+
+    /// The nodes of the cluster.
+    fn members(&self) -> v1::MembersResponse;
+
+    /// The map as this node holds it.
+    fn map(&self) -> v1::MapResponse;
+
+    /// The version of the map, now and after every change. Closed when the node stops.
+    fn watch_map(&self) -> watch::Receiver<u64>;
+
+    /// The state of this node.
+    fn status(&self) -> v1::StatusResponse;
+
+    /// The shards of one keyspace or of all.
+    ///
+    /// # Errors
+    /// When the keyspace does not exist.
+    fn shards(&self, request: v1::ShardsRequest) -> Result<v1::ShardsResponse, Failure>;
+
+    /// Whether the node can serve requests now.
+    fn readiness(&self) -> Readiness;
+
+    /// Metrics of node, Raft, log and engine, in the OpenMetrics text format. What is registered
+    /// with [`Telemetry`](super::Telemetry) is not repeated here.
+    fn metrics(&self) -> String;
+}
