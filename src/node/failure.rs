@@ -51,6 +51,12 @@ impl From<Refusal> for Failure {
     }
 }
 
+impl From<Box<Refusal>> for Failure {
+    fn from(refusal: Box<Refusal>) -> Self {
+        (*refusal).into()
+    }
+}
+
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         Self { message: failure.message, detail: Some(failure.detail) }

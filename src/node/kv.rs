@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future;
+use prost::Message;
 
 use crate::env::time::Instant;
 use crate::proto::internal::{
@@ -11,6 +12,7 @@ use crate::proto::internal::{
 };
 use crate::proto::v1::{self, ErrorCode, Operation, Transaction, operation, operation_result};
 use crate::shard::check::{self, WriteLimits};
+use crate::types::limits::SESSION_TTL_DEFAULT;
 use crate::types::map::{Shard, ShardMap};
 use crate::types::{GroupId, KeyspaceId};
 
@@ -18,8 +20,6 @@ use super::Failure;
 use super::router::Router;
 use super::route::{self, KeyRange};
 use super::scan::{PagePlan, limit_exceeded};
-
-use prost::Message;
 
 /// Serves the data requests of clients.
 pub(super) struct Kv {
@@ -40,7 +40,6 @@ impl Kv {
     }
 
     pub(super) async fn get(&self, request: v1::GetRequest, deadline: Instant) -> Result<v1::GetResponse, Failure> {
-        check::key(&request.key, &self.limits)?;
         let map = self.router.map();
         let shard = route::shard_of_key(&map, request.target.as_ref(), &request.key)?;
         let get = shard_read::Get { key: request.key, revision: request.revision };
@@ -105,7 +104,6 @@ impl Kv {
         session: Option<v1::SessionStamp>,
         deadline: Instant,
     ) -> Result<Executed<v1::TransactionResult>, Failure> {
-        check::transaction(&transaction, &self.limits)?;
         let map = self.router.map();
         let shard = route::shard_of_transaction(&map, target.as_ref(), &transaction)?;
         self.transact_on(&map, shard, transaction, session, deadline).await
@@ -158,13 +156,10 @@ impl Kv {
     ) -> Result<v1::CountResponse, Failure> {
         let map = self.router.map();
         let keyspace = route::keyspace(&map, request.target.as_ref())?;
-        for bound in [&request.start, &request.end] {
-            check::range_bound(bound, &self.limits)?;
-        }
         let target = request.target.as_ref();
         let shards = self.shards_of_scan(&map, keyspace.id, target, &request.start, &request.end)?;
         let counts = shards.iter().map(|shard| async {
-            let count = shard_read::Count { start: request.start.clone(), end: request.end.clone() };
+            let count = shard_read::Count { start: request.start.clone(), end: request.end.clone(), revision: 0 };
             let read = self.read(&map, shard, shard_read::Kind::Count(count), deadline).await?;
             match read.result.kind {
                 Some(shard_read_result::Kind::Count(count)) => Ok((read.header, count.count)),
@@ -230,7 +225,10 @@ impl Kv {
         request: v1::OpenSessionRequest,
         deadline: Instant,
     ) -> Result<v1::OpenSessionResponse, Failure> {
-        let ttl_ms = check::session_ttl(request.ttl_ms)?;
+        let ttl_ms = match request.ttl_ms {
+            0 => u64::try_from(SESSION_TTL_DEFAULT.as_millis()).unwrap_or(u64::MAX),
+            ttl_ms => ttl_ms,
+        };
         let map = self.router.map();
         let shard = session_shard(&map, request.target.as_ref())?;
         let kind = Some(shard_command::Kind::OpenSession(OpenSession { ttl_ms }));
@@ -263,6 +261,7 @@ impl Kv {
         command: ShardCommand,
         deadline: Instant,
     ) -> Result<Executed<CommandResult>, Failure> {
+        check::command(&command, &self.limits)?;
         let response = self.execute(shard, shard_request::Kind::Command(command), deadline).await?;
         let mut header = self.header(map, shard, &response);
         match response.kind {
@@ -285,8 +284,9 @@ impl Kv {
         kind: shard_read::Kind,
         deadline: Instant,
     ) -> Result<Executed<ShardReadResult>, Failure> {
-        let read = shard_request::Kind::Read(ShardRead { kind: Some(kind) });
-        let response = self.execute(shard, read, deadline).await?;
+        let read = ShardRead { kind: Some(kind) };
+        check::read(&read, &self.limits)?;
+        let response = self.execute(shard, shard_request::Kind::Read(read), deadline).await?;
         let mut header = self.header(map, shard, &response);
         match response.kind {
             Some(shard_response::Kind::Read(result)) => {
