@@ -40,6 +40,12 @@ pub use interval::Interval;
 pub use machine::ShardMachine;
 
 #[cfg(test)]
+mod blocks_test;
+#[cfg(test)]
+mod check_test;
+#[cfg(test)]
+mod machine_test;
+#[cfg(test)]
 mod model_test;
 #[cfg(test)]
 mod testing;
