@@ -1,6 +1,7 @@
 //! What the machine promises, by name.
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use super::changes::{LeaseTerms, SessionTerms};
 use super::testing::{Shard, command, compare, delete, operation, put, put_ttl, stamped, txn};
@@ -214,6 +215,17 @@ fn writes_to_a_session_are_changes_of_it_and_nobody_following_costs_nothing() {
     assert!(shard.machine.take_changes().is_empty());
 }
 
+#[tokio::test]
+async fn changes_wake_their_reader() {
+    let mut shard = Shard::default();
+    shard.machine.follow_changes();
+    shard.ok(txn(vec![put_ttl(b"k", b"v", 500)]));
+    shard.machine.changed().await;
+    assert!(!shard.machine.take_changes().is_empty());
+    shard.ok(txn(vec![put(b"other", b"v")]));
+    assert!(shard.machine.changed().now_or_never().is_none(), "no lease and no session, no wake-up");
+}
+
 #[test]
 fn compaction_takes_bounded_steps_and_gives_the_space_back() {
     let mut shard = Shard::default();
@@ -261,7 +273,7 @@ fn compaction_knows_its_bounds() {
 #[test]
 fn a_transaction_may_delete_so_many_keys_and_no_more() {
     let mut shard = Shard::default();
-    let keys: Vec<[u8; 2]> = (0..=TXN_DELETED_KEYS_MAX as u16).map(u16::to_be_bytes).collect();
+    let keys: Vec<[u8; 2]> = (0..=10_000).map(u16::to_be_bytes).collect();
     for chunk in keys.chunks(500) {
         shard.ok(txn(chunk.iter().map(|key| put(key, b"")).collect()));
     }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::Interval;
 use super::digest::digest;
 use super::testing::{Shard, command};
+use super::{Interval, ShardMachine};
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::shard_read::{Kind as ReadKind, Scan};
@@ -420,7 +420,7 @@ proptest! {
         commands in prop::collection::vec(a_command(), 1..60),
         groups in prop::collection::vec(1usize..9, 60),
     ) {
-        let (mut single, mut grouped) = (Shard::default(), Shard::default());
+        let (mut single, mut grouped, mut restarted) = (Shard::default(), Shard::default(), Shard::default());
         let alone: Vec<_> = commands.iter().map(|command| single.one(command.clone())).collect();
         let mut together = Vec::new();
         let mut rest = commands.as_slice();
@@ -429,7 +429,12 @@ proptest! {
             together.extend(grouped.run(run));
             rest = after;
         }
+        for command in &commands {
+            restarted.machine = ShardMachine::new();
+            restarted.one(command.clone());
+        }
         prop_assert_eq!(alone, together);
+        prop_assert_eq!(&single.pairs, &restarted.pairs, "what a machine remembers never shows");
         prop_assert_eq!(&single.pairs, &grouped.pairs);
         prop_assert_eq!(digest(&single.pairs).unwrap(), digest(&grouped.pairs).unwrap());
     }
