@@ -4,6 +4,11 @@
 //! holds 1 to [`BLOCK_KEYS_MAX`] live keys. Where blocks split and merge depends on the state alone,
 //! so every replica has the same blocks.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
 use super::Interval;
 use super::table::block::{self, Block};
 use super::visible::{self, At};
@@ -17,19 +22,54 @@ const MERGED_KEYS_MAX: u64 = BLOCK_KEYS_MAX / 2;
 /// A block looks for a neighbour when it shrinks to this, and at every halving from there.
 const MERGE_LOOK_KEYS: u64 = BLOCK_KEYS_MAX / 4;
 
+/// Blocks that [`BlockHints`] remembers.
+const HINTS_MAX: usize = 8_192;
+
+/// Where blocks began when last seen: a guess that saves a seek and is proven by a point read, so it
+/// never shows in the state.
+#[derive(Default)]
+pub(crate) struct BlockHints(BTreeSet<Bytes>);
+
+impl BlockHints {
+    /// The block that holds `key`.
+    fn holding(&mut self, view: &dyn View, key: &[u8]) -> Result<Option<Block>, EngineError> {
+        let guess = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back().cloned();
+        if let Some(start) = guess {
+            match block::get(view, &start)? {
+                Some(block) if block.interval.contains(key) => return Ok(Some(block)),
+                Some(_) => {}
+                None => drop(self.0.remove(&start)),
+            }
+        }
+        let found = holding(view, key)?;
+        if let Some(block) = &found {
+            if self.0.len() >= HINTS_MAX {
+                self.0.clear();
+            }
+            // A copy: the engine's buffer may be much larger than the key.
+            self.0.insert(Bytes::copy_from_slice(&block.interval.start));
+        }
+        Ok(found)
+    }
+}
+
 /// Counts `key`, which has just come alive; its record is written already.
-pub(crate) fn add(state: &mut WriteSet<'_>, key: &[u8]) -> Result<(), EngineError> {
-    let Some(mut block) = holding(state, key)? else {
+pub(crate) fn add(state: &mut WriteSet<'_>, hints: &mut BlockHints, key: &[u8]) -> Result<(), EngineError> {
+    let Some(mut block) = hints.holding(state, key)? else {
         store(state, &Block { interval: Interval::all(), keys: 1 });
         return Ok(());
     };
     block.keys += 1;
-    if block.keys > BLOCK_KEYS_MAX { split(state, block) } else { Ok(store(state, &block)) }
+    if block.keys > BLOCK_KEYS_MAX {
+        return split(state, block);
+    }
+    store(state, &block);
+    Ok(())
 }
 
 /// No longer counts `key`, which has just been deleted.
-pub(crate) fn remove(state: &mut WriteSet<'_>, key: &[u8]) -> Result<(), EngineError> {
-    let Some(mut block) = holding(state, key)? else {
+pub(crate) fn remove(state: &mut WriteSet<'_>, hints: &mut BlockHints, key: &[u8]) -> Result<(), EngineError> {
+    let Some(mut block) = hints.holding(state, key)? else {
         return Err(EngineError::Corrupt(format!("live key {} lies in no block", key.escape_ascii())));
     };
     let Some(keys) = block.keys.checked_sub(1) else {
@@ -37,10 +77,10 @@ pub(crate) fn remove(state: &mut WriteSet<'_>, key: &[u8]) -> Result<(), EngineE
     };
     block.keys = keys;
     if keys == 0 || (keys <= MERGE_LOOK_KEYS && keys.is_power_of_two()) {
-        merge(state, block)
-    } else {
-        Ok(store(state, &block))
+        return merge(state, block);
     }
+    store(state, &block);
+    Ok(())
 }
 
 /// Live keys of `interval` at present: whole blocks are summed, the blocks at its bounds walked.

@@ -12,7 +12,7 @@ use crate::proto::internal::v1::Compact;
 use crate::storage::engine::{Direction, EngineError, WriteSet};
 
 /// Events that one entry may look at. Part of the replicated format: never change it alone.
-pub const COMPACTION_STEP_MAX: u32 = 10_000;
+const COMPACTION_STEP_MAX: u32 = 10_000;
 
 /// Makes one step towards `compact.revision` and tells whether more are needed.
 ///

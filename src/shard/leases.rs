@@ -2,8 +2,7 @@
 //!
 //! Ids are never reused, so a decision about a lease that was replaced meanwhile finds nothing.
 
-use super::changes::Changes;
-use super::mutation::Mutation;
+use super::mutation::{Mutation, Scratch};
 use super::table::{encode, lease, lease_key};
 use crate::proto::internal::v1::{CheckpointLeases, ExpireLeases};
 use crate::storage::engine::{EngineError, WriteSet};
@@ -21,10 +20,10 @@ pub(crate) fn checkpoint(state: &mut WriteSet<'_>, checkpoint: &CheckpointLeases
 /// Ends leases and deletes their keys, all in one revision.
 pub(crate) fn expire(
     state: &mut WriteSet<'_>,
-    changes: &mut Changes,
+    scratch: &mut Scratch,
     expire: &ExpireLeases,
 ) -> Result<(), EngineError> {
-    let mut mutation = Mutation::begin(state, changes)?;
+    let mut mutation = Mutation::begin(state, scratch)?;
     for &id in &expire.leases {
         if lease::get(mutation.view(), id)?.is_none() {
             continue;

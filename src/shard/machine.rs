@@ -7,8 +7,10 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Notify, watch};
 
+use super::blocks::BlockHints;
 use super::changes::Changes;
 use super::error::{ShardError, invalid, refused};
+use super::mutation::Scratch;
 use super::sessions::{self, Admission};
 use super::table::{encode, meta};
 use super::{check, compaction, leases, txn};
@@ -30,6 +32,7 @@ pub struct ShardMachine {
     followed: AtomicBool,
     changes: Mutex<Changes>,
     changed: Notify,
+    hints: Mutex<BlockHints>,
 }
 
 impl Default for ShardMachine {
@@ -46,6 +49,7 @@ impl ShardMachine {
             followed: AtomicBool::new(false),
             changes: Mutex::default(),
             changed: Notify::new(),
+            hints: Mutex::default(),
         }
     }
 
@@ -86,12 +90,14 @@ impl ShardMachine {
 
 impl Apply for ShardMachine {
     fn apply(&self, state: &mut WriteSet<'_>, _at: LogPosition, command: &Bytes) -> Result<Bytes, EngineError> {
-        let mut changes = Changes::default();
+        let hints = std::mem::take(&mut *self.hints.lock());
+        let mut scratch = Scratch { changes: Changes::default(), hints };
         let answer = match ShardCommand::decode(command.clone()) {
-            Ok(command) => execute(state, &mut changes, &command),
+            Ok(command) => execute(state, &mut scratch, &command),
             Err(_) => Err(refused(ErrorCode::Internal, "the command in the log cannot be decoded").into()),
         };
-        self.publish(changes);
+        *self.hints.lock() = scratch.hints;
+        self.publish(scratch.changes);
         match answer {
             Ok(answer) => Ok(answer),
             Err(ShardError::Refused(refusal)) => Ok(answered(ResultKind::Refusal(*refusal))),
@@ -111,9 +117,9 @@ impl Apply for ShardMachine {
 }
 
 /// Executes a command and encodes its answer.
-fn execute(state: &mut WriteSet<'_>, changes: &mut Changes, command: &ShardCommand) -> Result<Bytes, ShardError> {
+fn execute(state: &mut WriteSet<'_>, scratch: &mut Scratch, command: &ShardCommand) -> Result<Bytes, ShardError> {
     let kind = match (&command.kind, &command.session) {
-        (Some(Kind::Transaction(transaction)), Some(stamp)) => return once(state, changes, stamp, transaction),
+        (Some(Kind::Transaction(transaction)), Some(stamp)) => return once(state, scratch, stamp, transaction),
         (_, Some(_)) => return Err(invalid("only a transaction may carry a session stamp: leave it out").into()),
         (None, None) => return Err(refused(ErrorCode::Internal, "the command in the log has no known kind").into()),
         (Some(kind), None) => kind,
@@ -121,14 +127,14 @@ fn execute(state: &mut WriteSet<'_>, changes: &mut Changes, command: &ShardComma
     let mut more = false;
     match kind {
         Kind::Transaction(transaction) => {
-            return Ok(answered(ResultKind::Transaction(txn::execute(state, changes, transaction)?)));
+            return Ok(answered(ResultKind::Transaction(txn::execute(state, scratch, transaction)?)));
         }
         Kind::OpenSession(open) => {
-            return Ok(answered(ResultKind::SessionId(sessions::open(state, changes, open)?)));
+            return Ok(answered(ResultKind::SessionId(sessions::open(state, &mut scratch.changes, open)?)));
         }
-        Kind::CloseSessions(close) => sessions::close(state, changes, close)?,
+        Kind::CloseSessions(close) => sessions::close(state, &mut scratch.changes, close)?,
         Kind::CheckpointLeases(checkpoint) => leases::checkpoint(state, checkpoint)?,
-        Kind::ExpireLeases(expire) => leases::expire(state, changes, expire)?,
+        Kind::ExpireLeases(expire) => leases::expire(state, scratch, expire)?,
         Kind::Compact(compact) => more = compaction::compact(state, compact)?,
     }
     Ok(answered(ResultKind::Done(Done { revision: meta::revision(state)?, more })))
@@ -138,16 +144,16 @@ fn execute(state: &mut WriteSet<'_>, changes: &mut Changes, command: &ShardComma
 /// copy that arrives late could be applied after the client was told that nothing was.
 fn once(
     state: &mut WriteSet<'_>,
-    changes: &mut Changes,
+    scratch: &mut Scratch,
     stamp: &SessionStamp,
     transaction: &Transaction,
 ) -> Result<Bytes, ShardError> {
     check::stamp(stamp)?;
-    let session = match sessions::admit(state, changes, stamp)? {
+    let session = match sessions::admit(state, &mut scratch.changes, stamp)? {
         Admission::Fresh(session) => session,
         Admission::Replay(answer) => return Ok(answer),
     };
-    let (answer, remembered) = match txn::execute(state, changes, transaction) {
+    let (answer, remembered) = match txn::execute(state, scratch, transaction) {
         Ok(result) => {
             let bare = (result.encoded_len() > SESSION_RESULT_BYTES_MAX).then(|| txn::without_records(&result));
             let answer = answered(ResultKind::Transaction(result));

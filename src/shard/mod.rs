@@ -23,6 +23,7 @@ pub mod check;
 mod compaction;
 pub mod digest;
 mod error;
+pub mod expiry;
 mod interval;
 mod leases;
 pub mod machine;
@@ -36,9 +37,18 @@ mod visible;
 pub use changes::Changes;
 pub use check::WriteLimits;
 pub use error::ShardError;
+pub use expiry::Expiry;
 pub use interval::Interval;
 pub use machine::ShardMachine;
 
+#[cfg(test)]
+mod blocks_test;
+#[cfg(test)]
+mod check_test;
+#[cfg(test)]
+mod expiry_test;
+#[cfg(test)]
+mod machine_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::Interval;
 use super::digest::digest;
 use super::testing::{Shard, command};
+use super::{Interval, ShardMachine};
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::shard_read::{Kind as ReadKind, Scan};
@@ -376,6 +376,29 @@ fn compare_reads(shard: &Shard, model: &Model, probe: &Probe) -> Result<(), Test
     Ok(())
 }
 
+/// After a compaction to the present, the store holds what is alive and nothing else.
+fn compact_to_the_present(shard: &mut Shard, model: &Model) -> Result<(), TestCaseError> {
+    let compact = Compact { revision: model.revision, step_max: 3 };
+    while let Some(ResultKind::Done(done)) = shard.one(command(Kind::Compact(compact))).kind
+        && done.more
+    {}
+    let live = model.live(&Interval::all(), model.revision);
+    let leased = live.iter().filter(|record| record.lease != 0).count();
+    let results: usize = model.sessions.values().map(|session| session.results.len()).sum();
+    prop_assert_eq!(shard.pairs_of(0x01), live.len(), "latest");
+    prop_assert_eq!(shard.pairs_of(0x02), 0, "history");
+    for key in shard.pairs.0.keys().filter(|key| key[0] == 0x03) {
+        prop_assert_eq!(&key[1..9], &model.revision.to_be_bytes()[..], "events before the revision");
+    }
+    prop_assert_eq!(shard.pairs_of(0x04), leased, "leases");
+    prop_assert_eq!(shard.pairs_of(0x05), leased, "keys of leases");
+    prop_assert_eq!(shard.pairs_of(0x06), model.sessions.len(), "sessions");
+    prop_assert_eq!(shard.pairs_of(0x07), results, "results of sessions");
+    prop_assert_eq!(shard.pairs_of(0x08), usize::from(!live.is_empty()), "blocks");
+    prop_assert_eq!(super::table::meta::sessions(&shard.pairs).unwrap(), model.sessions.len() as u64);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -389,6 +412,7 @@ proptest! {
             compare_reads(&shard, &model, &Probe { back: 0, ..probe })?;
             prop_assert_eq!(shard.machine.revision().borrow().0, model.revision);
         }
+        compact_to_the_present(&mut shard, &model)?;
     }
 
     #[test]
@@ -396,7 +420,7 @@ proptest! {
         commands in prop::collection::vec(a_command(), 1..60),
         groups in prop::collection::vec(1usize..9, 60),
     ) {
-        let (mut single, mut grouped) = (Shard::default(), Shard::default());
+        let (mut single, mut grouped, mut restarted) = (Shard::default(), Shard::default(), Shard::default());
         let alone: Vec<_> = commands.iter().map(|command| single.one(command.clone())).collect();
         let mut together = Vec::new();
         let mut rest = commands.as_slice();
@@ -405,7 +429,12 @@ proptest! {
             together.extend(grouped.run(run));
             rest = after;
         }
+        for command in &commands {
+            restarted.machine = ShardMachine::new();
+            restarted.one(command.clone());
+        }
         prop_assert_eq!(alone, together);
+        prop_assert_eq!(&single.pairs, &restarted.pairs, "what a machine remembers never shows");
         prop_assert_eq!(&single.pairs, &grouped.pairs);
         prop_assert_eq!(digest(&single.pairs).unwrap(), digest(&grouped.pairs).unwrap());
     }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::blocks;
+use super::blocks::{self, BlockHints};
 use super::changes::{Changes, LeaseTerms};
 use super::table::event::{self, Position};
 use super::table::meta::{self, Field};
@@ -11,13 +11,22 @@ use super::table::{encode, history, latest, lease, lease_key};
 use crate::proto::internal::v1::{StoredLease, StoredRecord};
 use crate::storage::engine::{EngineError, View, WriteSet};
 
+/// What applying keeps beside the state, and what never flows into it.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// What the command changed about leases and sessions.
+    pub(crate) changes: Changes,
+    /// Where blocks begin.
+    pub(crate) hints: BlockHints,
+}
+
 /// The changes of one entry as they are written.
 ///
 /// Invariants: no key is changed twice; the revision is raised by [`Mutation::finish`], and only if
 /// something changed.
 pub(crate) struct Mutation<'s, 'v> {
     state: &'s mut WriteSet<'v>,
-    changes: &'s mut Changes,
+    scratch: &'s mut Scratch,
     /// The shard's revision if this entry changes something.
     revision: u64,
     /// Changes so far.
@@ -32,9 +41,9 @@ struct Last {
 
 impl<'s, 'v> Mutation<'s, 'v> {
     /// Nothing changed yet.
-    pub(crate) fn begin(state: &'s mut WriteSet<'v>, changes: &'s mut Changes) -> Result<Self, EngineError> {
+    pub(crate) fn begin(state: &'s mut WriteSet<'v>, scratch: &'s mut Scratch) -> Result<Self, EngineError> {
         let revision = meta::revision(state)?.saturating_add(1);
-        Ok(Self { state, changes, revision, sub: 0 })
+        Ok(Self { state, scratch, revision, sub: 0 })
     }
 
     /// The state with the changes so far.
@@ -57,7 +66,7 @@ impl<'s, 'v> Mutation<'s, 'v> {
         let record = StoredRecord { value: value.clone(), create_revision, mod_revision, version, lease, sub };
         self.write(key, &record, event::Kind::Put);
         if previous.is_none() {
-            blocks::add(self.state, key)?;
+            blocks::add(self.state, &mut self.scratch.hints, key)?;
         }
         Ok(previous)
     }
@@ -69,14 +78,14 @@ impl<'s, 'v> Mutation<'s, 'v> {
         let previous = self.supersede(key, last)?;
         let tombstone = StoredRecord { mod_revision: self.revision, sub: self.sub, ..StoredRecord::default() };
         self.write(key, &tombstone, event::Kind::Delete);
-        blocks::remove(self.state, key)?;
+        blocks::remove(self.state, &mut self.scratch.hints, key)?;
         Ok(previous)
     }
 
     /// Ends `lease` itself; its keys are gone already.
     pub(crate) fn end_lease(&mut self, lease: u64) {
         self.state.delete(lease::key(lease));
-        self.changes.leases.insert(lease, None);
+        self.scratch.changes.leases.insert(lease, None);
     }
 
     /// The shard's revision after these changes.
@@ -116,7 +125,7 @@ impl<'s, 'v> Mutation<'s, 'v> {
         let id = meta::draw(self.state, Field::NextLease)?;
         self.state.put(lease::key(id), encode(&StoredLease { ttl_ms, remaining_ms: ttl_ms, implicit: true }));
         self.state.put(lease_key::key(id, key), Bytes::new());
-        self.changes.leases.insert(id, Some(LeaseTerms { ttl_ms, remaining_ms: ttl_ms }));
+        self.scratch.changes.leases.insert(id, Some(LeaseTerms { ttl_ms, remaining_ms: ttl_ms }));
         Ok(id)
     }
 

@@ -6,10 +6,9 @@ use bytes::Bytes;
 
 use super::Interval;
 use super::blocks;
-use super::changes::Changes;
 use super::check;
 use super::error::{ShardError, beyond};
-use super::mutation::Mutation;
+use super::mutation::{Mutation, Scratch};
 use super::table::latest;
 use super::visible::{self, At, Page, Wanted, cost, public};
 use crate::proto::v1::compare::{Operand, Relation};
@@ -26,7 +25,7 @@ use crate::types::limits::{PAGE_BYTES_MAX, PAGE_RECORDS_MAX, TXN_DELETED_KEYS_MA
 /// than [`PAGE_BYTES_MAX`] of previous records.
 pub(crate) fn execute(
     state: &mut WriteSet<'_>,
-    changes: &mut Changes,
+    scratch: &mut Scratch,
     transaction: &Transaction,
 ) -> Result<TransactionResult, ShardError> {
     check::structure(transaction)?;
@@ -36,7 +35,7 @@ pub(crate) fn execute(
     }
     let branch = if succeeded { &transaction.success } else { &transaction.failure };
     let previous_bytes = measure(state, branch)?;
-    let mut execution = Execution { mutation: Mutation::begin(state, changes)?, answered_bytes: previous_bytes };
+    let mut execution = Execution { mutation: Mutation::begin(state, scratch)?, answered_bytes: previous_bytes };
     let mut results = Vec::with_capacity(branch.len());
     for operation in branch {
         results.push(OperationResult { kind: execution.operate(operation)? });

@@ -1,0 +1,210 @@
+//! The time of leases and sessions, as their leader counts it.
+//!
+//! Pure: instants of the monotonic clock come in, what to propose goes out. A lease's time begins
+//! anew with what its last checkpoint left when another replica becomes leader; a session's begins
+//! anew whole. So both may end late, and early only by what clocks drift apart.
+//!
+//! ```text
+//! machine.follow_changes(); let mut expiry = Expiry::load(view, now)?;
+//! loop { expiry.learn(&machine.take_changes(), now); propose(expiry.due(now)); wait(expiry.wake_at()) }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::changes::{Changes, LeaseTerms, SessionTerms};
+use super::table::{lease, session};
+use crate::env::time::Instant;
+use crate::proto::internal::v1::shard_command::Kind;
+use crate::proto::internal::v1::{
+    CheckpointLeases, CloseSessions, ExpireLeases, ShardCommand, checkpoint_leases, close_sessions,
+};
+use crate::storage::engine::{EngineError, View};
+use crate::types::limits::{EXPIRY_BATCH_MAX, TTL_MS_MAX};
+
+/// How long what was proposed may take to be applied before it is proposed again.
+pub const EXPIRY_RETRY: Duration = Duration::from_secs(5);
+/// A checkpoint is due when a quarter of a lease's life has passed, but not more often than this …
+pub const CHECKPOINT_STEP_MIN: Duration = Duration::from_secs(10);
+/// … and not less often than this: what a lease can gain when the leader changes.
+pub const CHECKPOINT_STEP_MAX: Duration = Duration::from_secs(300);
+
+/// What a leader knows of the leases and sessions of its shard.
+///
+/// Invariants: every lease is in `expiries` once, and in `checkpoints` at most once; every session
+/// is in `closes` once; each at the instant its clock says.
+#[derive(Default)]
+pub struct Expiry {
+    leases: BTreeMap<u64, LeaseClock>,
+    expiries: BTreeSet<(Instant, u64)>,
+    checkpoints: BTreeSet<(Instant, u64)>,
+    sessions: BTreeMap<u64, SessionClock>,
+    closes: BTreeSet<(Instant, u64)>,
+}
+
+struct LeaseClock {
+    ttl: Duration,
+    /// When its time is over.
+    end: Instant,
+    /// When to propose its end; later than `end` once it was proposed.
+    expire_at: Instant,
+    checkpoint_at: Option<Instant>,
+}
+
+struct SessionClock {
+    terms: SessionTerms,
+    close_at: Instant,
+}
+
+impl Expiry {
+    /// What a new leader begins with at `now`.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn load(view: &dyn View, now: Instant) -> Result<Self, EngineError> {
+        let mut expiry = Self::default();
+        for stored in lease::all(view) {
+            let (id, lease) = stored?;
+            expiry.grant(id, LeaseTerms { ttl_ms: lease.ttl_ms, remaining_ms: lease.remaining_ms }, now);
+        }
+        for stored in session::all(view) {
+            let (id, session) = stored?;
+            expiry.touch(id, SessionTerms { ttl_ms: session.ttl_ms, highest: session.highest }, now);
+        }
+        Ok(expiry)
+    }
+
+    /// Learns what commands changed until `now`. Returns whether changes were lost, so that this
+    /// must be loaded anew.
+    #[must_use = "when changes were lost, load anew"]
+    pub fn learn(&mut self, changes: &Changes, now: Instant) -> bool {
+        for (&id, terms) in &changes.leases {
+            match terms {
+                // A change that was loaded already must not begin its time again.
+                Some(terms) if !self.leases.contains_key(&id) => self.grant(id, *terms, now),
+                Some(_) => {}
+                None => self.end(id),
+            }
+        }
+        for (&id, terms) in &changes.sessions {
+            match terms {
+                Some(terms) => self.touch(id, *terms, now),
+                None => self.forget(id),
+            }
+        }
+        changes.lost
+    }
+
+    /// What to propose at `now`: at most one command of each kind, with [`EXPIRY_BATCH_MAX`] leases
+    /// or sessions each. What is not applied within [`EXPIRY_RETRY`] comes again.
+    pub fn due(&mut self, now: Instant) -> Vec<ShardCommand> {
+        let leases = self.expired(now);
+        let checkpoints = self.checkpointable(now);
+        let sessions = self.silent(now);
+        let mut due = Vec::new();
+        if !leases.is_empty() {
+            due.push(Kind::ExpireLeases(ExpireLeases { leases }));
+        }
+        if !checkpoints.is_empty() {
+            due.push(Kind::CheckpointLeases(CheckpointLeases { leases: checkpoints }));
+        }
+        if !sessions.is_empty() {
+            due.push(Kind::CloseSessions(CloseSessions { sessions }));
+        }
+        due.into_iter().map(|kind| ShardCommand { kind: Some(kind), session: None }).collect()
+    }
+
+    /// When something is due next; `None` while there is nothing to wait for but changes.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let firsts = [&self.expiries, &self.checkpoints, &self.closes].map(|queue| queue.first().map(|(at, _)| *at));
+        firsts.into_iter().flatten().min()
+    }
+
+    fn expired(&mut self, now: Instant) -> Vec<u64> {
+        let ids = first_due(&self.expiries, now);
+        for &id in &ids {
+            let Some(clock) = self.leases.get_mut(&id) else { continue };
+            self.expiries.remove(&(clock.expire_at, id));
+            clock.expire_at = later(now, EXPIRY_RETRY);
+            self.expiries.insert((clock.expire_at, id));
+            if let Some(at) = clock.checkpoint_at.take() {
+                self.checkpoints.remove(&(at, id));
+            }
+        }
+        ids
+    }
+
+    fn checkpointable(&mut self, now: Instant) -> Vec<checkpoint_leases::Entry> {
+        let mut entries = Vec::new();
+        for id in first_due(&self.checkpoints, now) {
+            let Some(clock) = self.leases.get_mut(&id) else { continue };
+            let remaining_ms = u64::try_from(clock.end.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
+            entries.push(checkpoint_leases::Entry { lease: id, remaining_ms });
+            if let Some(at) = clock.checkpoint_at.take() {
+                self.checkpoints.remove(&(at, id));
+            }
+            clock.checkpoint_at = next_checkpoint(clock, now);
+            self.checkpoints.extend(clock.checkpoint_at.map(|at| (at, id)));
+        }
+        entries
+    }
+
+    fn silent(&mut self, now: Instant) -> Vec<close_sessions::Entry> {
+        let mut entries = Vec::new();
+        for session_id in first_due(&self.closes, now) {
+            let Some(clock) = self.sessions.get_mut(&session_id) else { continue };
+            entries.push(close_sessions::Entry { session_id, seen_sequence: clock.terms.highest, any: false });
+            self.closes.remove(&(clock.close_at, session_id));
+            clock.close_at = later(now, EXPIRY_RETRY);
+            self.closes.insert((clock.close_at, session_id));
+        }
+        entries
+    }
+
+    fn grant(&mut self, id: u64, terms: LeaseTerms, now: Instant) {
+        self.end(id);
+        let end = later(now, Duration::from_millis(terms.remaining_ms.min(TTL_MS_MAX)));
+        let ttl = Duration::from_millis(terms.ttl_ms.min(TTL_MS_MAX));
+        let mut clock = LeaseClock { ttl, end, expire_at: end, checkpoint_at: None };
+        clock.checkpoint_at = next_checkpoint(&clock, now);
+        self.expiries.insert((clock.expire_at, id));
+        self.checkpoints.extend(clock.checkpoint_at.map(|at| (at, id)));
+        self.leases.insert(id, clock);
+    }
+
+    fn end(&mut self, id: u64) {
+        let Some(clock) = self.leases.remove(&id) else { return };
+        self.expiries.remove(&(clock.expire_at, id));
+        if let Some(at) = clock.checkpoint_at {
+            self.checkpoints.remove(&(at, id));
+        }
+    }
+
+    fn touch(&mut self, id: u64, terms: SessionTerms, now: Instant) {
+        self.forget(id);
+        let close_at = later(now, Duration::from_millis(terms.ttl_ms.min(TTL_MS_MAX)));
+        self.closes.insert((close_at, id));
+        self.sessions.insert(id, SessionClock { terms, close_at });
+    }
+
+    fn forget(&mut self, id: u64) {
+        if let Some(clock) = self.sessions.remove(&id) {
+            self.closes.remove(&(clock.close_at, id));
+        }
+    }
+}
+
+fn first_due(queue: &BTreeSet<(Instant, u64)>, now: Instant) -> Vec<u64> {
+    queue.iter().take_while(|(at, _)| *at <= now).take(EXPIRY_BATCH_MAX).map(|(_, id)| *id).collect()
+}
+
+/// When the time left should be written down next; not at all if the lease ends before.
+fn next_checkpoint(clock: &LeaseClock, now: Instant) -> Option<Instant> {
+    let at = later(now, (clock.ttl / 4).clamp(CHECKPOINT_STEP_MIN, CHECKPOINT_STEP_MAX));
+    (at < clock.end).then_some(at)
+}
+
+/// `by` after `now`, or as late as the clock can tell.
+fn later(now: Instant, by: Duration) -> Instant {
+    std::iter::successors(Some(by), |by| Some(*by / 2)).find_map(|by| now.checked_add(by)).unwrap_or(now)
+}
