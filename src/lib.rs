@@ -2,6 +2,8 @@
 //!
 //! The rooms, from the ground up, and what each may know: `docs/ARCHITECTURE.md`.
 
+pub mod cli;
+pub mod client;
 pub mod env;
 pub mod node;
 pub mod proto;
