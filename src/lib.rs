@@ -3,6 +3,8 @@
 //! The rooms, from the ground up, and what each may know: `docs/ARCHITECTURE.md`.
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod env;
 pub mod meta;
 pub mod node;

@@ -1,0 +1,78 @@
+//! What a client asks about the cluster itself.
+
+use super::call::{Plan, Route, Safety};
+use super::error::Error;
+use super::{Client, MembersResponse, MoveLeaderResponse, Result, ShardsResponse, StatusResponse};
+use crate::env::time;
+use crate::proto::v1::{ErrorCode, MembersRequest, MoveLeaderRequest, ShardsRequest, StatusRequest};
+use crate::types::map::ShardMap;
+use crate::types::{GroupId, NodeId};
+
+impl Client {
+    /// The shard map as the client now knows it; fetched when it has none.
+    ///
+    /// # Errors
+    /// When no endpoint answers in time.
+    pub async fn map(&self) -> Result<ShardMap> {
+        if self.core.routes.lock().map().version == 0 {
+            self.core.refresh_until(0, time::now() + self.timeout).await?;
+        }
+        Ok(self.core.routes.lock().map().clone())
+    }
+
+    /// The members of the cluster.
+    ///
+    /// # Errors
+    /// When no endpoint answers in time.
+    pub async fn members(&self) -> Result<MembersResponse> {
+        self.core.call(&MembersRequest {}, &self.read(Route::Any)).await
+    }
+
+    /// The state of the node at `endpoint`, asked once: its silence is an answer too.
+    ///
+    /// # Errors
+    /// When that node does not answer in time.
+    pub async fn status(&self, endpoint: &str) -> Result<StatusResponse> {
+        let plan = Plan {
+            route: Route::Node(endpoint),
+            safety: Safety::Read,
+            deadline: time::now() + self.timeout,
+            once: true,
+        };
+        self.core.call(&StatusRequest {}, &plan).await
+    }
+
+    /// The shards of the client's keyspace, or of all keyspaces with the metadata group.
+    ///
+    /// # Errors
+    /// When no endpoint answers in time.
+    pub async fn shards(&self, all_keyspaces: bool) -> Result<ShardsResponse> {
+        let keyspace = if all_keyspaces { String::new() } else { self.keyspace.to_string() };
+        self.core.call(&ShardsRequest { keyspace }, &self.read(Route::Any)).await
+    }
+
+    /// Hands the leadership of a shard to its replica on another node. Safe to repeat.
+    ///
+    /// # Errors
+    /// `NODE_NOT_FOUND` when the node holds no voter of the shard.
+    pub async fn move_leader(&self, shard: GroupId, to: NodeId) -> Result<MoveLeaderResponse> {
+        let request = MoveLeaderRequest { shard_id: shard.0, to_node_id: to.0 };
+        self.core.call(&request, &self.read(Route::Any)).await
+    }
+
+    /// The node with this name or id (`n2` or `2`).
+    ///
+    /// # Errors
+    /// `NODE_NOT_FOUND` when there is none.
+    pub async fn find_node(&self, name: &str) -> Result<NodeId> {
+        let map = self.map().await?;
+        let named = map.nodes.values().find(|node| node.name == name).map(|node| node.id);
+        let id = || name.strip_prefix('n').unwrap_or(name).parse().ok().map(NodeId);
+        let found = named.or_else(|| id().filter(|id| map.nodes.contains_key(id)));
+        found.ok_or_else(|| {
+            let names: Vec<_> = map.nodes.values().map(|node| node.name.as_str()).collect();
+            let message = format!("there is no node `{name}`; the nodes are {}", names.join(", "));
+            Error::not_applied(ErrorCode::NodeNotFound, message)
+        })
+    }
+}

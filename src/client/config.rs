@@ -1,0 +1,155 @@
+//! What a client is told at its start.
+
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::limits::{ATTEMPT_TIMEOUT_DEFAULT, ENDPOINTS_MAX, PORT_DEFAULT};
+use crate::proto::v1::ErrorCode;
+use crate::types::limits::{REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX};
+
+/// Settings of a [`Client`](super::Client).
+///
+/// ```
+/// use std::time::Duration;
+/// use quorate::client::ClientConfig;
+///
+/// let config = ClientConfig::new(["10.0.0.1:2379", "10.0.0.2:2379"])
+///     .keyspace("sessions")
+///     .timeout(Duration::from_secs(2));
+/// assert_eq!(config.endpoints.len(), 2);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// `host:port` of some nodes; the others are learned from them. A scheme `http://` and a
+    /// missing port (2379) are tolerated.
+    pub endpoints: Vec<String>,
+    /// Keyspace of requests that name none.
+    pub keyspace: String,
+    /// Time a call may take in all, retries included.
+    pub timeout: Duration,
+    /// Time one attempt may take before another node is asked; for calls that may be repeated.
+    pub attempt_timeout: Duration,
+    /// Whether to follow changes of the map in the background. Without it the map is refreshed
+    /// when a node says that it is old.
+    pub watch_map: bool,
+}
+
+impl ClientConfig {
+    /// The default settings for a cluster with these nodes.
+    pub fn new<E: Into<String>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            keyspace: "default".to_owned(),
+            timeout: REQUEST_TIMEOUT_DEFAULT,
+            attempt_timeout: ATTEMPT_TIMEOUT_DEFAULT,
+            watch_map: true,
+        }
+    }
+
+    /// Sets the keyspace.
+    #[must_use]
+    pub fn keyspace(self, keyspace: impl Into<String>) -> Self {
+        Self { keyspace: keyspace.into(), ..self }
+    }
+
+    /// Sets the time a call may take in all.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Sets the time one attempt may take.
+    #[must_use]
+    pub fn attempt_timeout(self, attempt_timeout: Duration) -> Self {
+        Self { attempt_timeout, ..self }
+    }
+
+    /// Sets whether the map is followed in the background.
+    #[must_use]
+    pub fn watch_map(self, watch_map: bool) -> Self {
+        Self { watch_map, ..self }
+    }
+
+    /// Checks everything, and brings endpoints into the form `host:port`.
+    pub(crate) fn normalized(mut self) -> Result<Self> {
+        let invalid = |message: String| Err(Error::not_applied(ErrorCode::InvalidArgument, message));
+        if self.endpoints.is_empty() {
+            return invalid("no endpoint given: name at least one node as host:port".into());
+        }
+        if self.endpoints.len() > ENDPOINTS_MAX {
+            return Err(Error::limit("ENDPOINTS_MAX", ENDPOINTS_MAX, self.endpoints.len()));
+        }
+        if self.keyspace.is_empty() {
+            return invalid("the keyspace has no name: leave it out to use `default`".into());
+        }
+        for (name, value) in [("timeout", self.timeout), ("attempt timeout", self.attempt_timeout)] {
+            if value.is_zero() || value > REQUEST_TIMEOUT_MAX {
+                return invalid(format!("the {name} must lie between 1ms and {}s", REQUEST_TIMEOUT_MAX.as_secs()));
+            }
+        }
+        let mut endpoints = Vec::new();
+        for endpoint in &self.endpoints {
+            let endpoint = normalize(endpoint)?;
+            if !endpoints.contains(&endpoint) {
+                endpoints.push(endpoint);
+            }
+        }
+        self.endpoints = endpoints;
+        Ok(self)
+    }
+}
+
+/// Brings an endpoint into the form `host:port`.
+fn normalize(endpoint: &str) -> Result<String> {
+    let invalid = |why: &str| {
+        let message = format!("endpoint `{endpoint}` {why}: write it as host:port");
+        Err(Error::not_applied(ErrorCode::InvalidArgument, message))
+    };
+    let address = endpoint.trim();
+    if address.starts_with("https://") {
+        return invalid("asks for TLS, which this version does not speak");
+    }
+    let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    if address.is_empty() || address.contains(['/', '@', ' ', '?', '#']) {
+        return invalid("is no address");
+    }
+    let bare_ipv6 = address.matches(':').count() > 1 && !address.starts_with('[');
+    if bare_ipv6 {
+        return invalid("is an IPv6 address without brackets");
+    }
+    let address = if address.rfind(':').is_some_and(|colon| !address[colon..].contains(']')) {
+        address.to_owned()
+    } else {
+        format!("{address}:{PORT_DEFAULT}")
+    };
+    let port = address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    if port.is_none_or(|port| port == 0) || address.starts_with(':') {
+        return invalid("has no usable host or port");
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ClientConfig, normalize};
+
+    #[test]
+    fn endpoints_are_brought_into_one_form() {
+        assert_eq!(normalize("http://a:1/").unwrap(), "a:1");
+        assert_eq!(normalize(" a ").unwrap(), "a:2379");
+        assert_eq!(normalize("[::1]").unwrap(), "[::1]:2379");
+        assert_eq!(normalize("[::1]:5").unwrap(), "[::1]:5");
+        for bad in ["", "https://a:1", "::1", "a:", "a:0", "a:99999", "a/b", ":2379", "http://"] {
+            assert!(normalize(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bad_settings_are_refused() {
+        assert!(ClientConfig::new(Vec::<String>::new()).normalized().is_err());
+        assert!(ClientConfig::new(["a:1"]).timeout(std::time::Duration::ZERO).normalized().is_err());
+        assert!(ClientConfig::new(["a:1"]).keyspace("").normalized().is_err());
+        let twice = ClientConfig::new(["a:1", "http://a:1"]).normalized().unwrap();
+        assert_eq!(twice.endpoints, ["a:1"]);
+    }
+}

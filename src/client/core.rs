@@ -1,0 +1,169 @@
+//! What all handles of one client share, and single attempts against single nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::budget::{RetryBudget, backoff_ceiling};
+use super::config::ClientConfig;
+use super::error::{Error, Result};
+use super::limits::{BACKOFF_BASE, BREAKER_PATIENCE};
+use super::peers::{Peer, Peers, Sent, root_cause, sent};
+use super::routes::Routes;
+use super::rpc::Rpc;
+use super::watch;
+use crate::env::Env;
+use crate::env::chance;
+use crate::env::time::{self, Instant};
+use crate::proto::v1::{ErrorCode, MapRequest};
+
+/// The shared part of a client.
+pub(crate) struct Core {
+    pub(crate) config: ClientConfig,
+    pub(crate) peers: Peers,
+    pub(crate) routes: Mutex<Routes>,
+    pub(crate) budget: Mutex<RetryBudget>,
+    refreshing: tokio::sync::Mutex<()>,
+    // Ends the background task with the last handle.
+    _stop: DropGuard,
+}
+
+impl Core {
+    /// Checks the settings and starts to follow the map. Needs a tokio runtime.
+    pub(crate) fn start(env: &Env, config: ClientConfig) -> Result<Arc<Self>> {
+        let config = config.normalized()?;
+        let stop = CancellationToken::new();
+        let core = Arc::new(Self {
+            peers: Peers::new(Arc::clone(&env.net)),
+            routes: Mutex::default(),
+            budget: Mutex::new(RetryBudget::new(time::now())),
+            refreshing: tokio::sync::Mutex::default(),
+            _stop: stop.clone().drop_guard(),
+            config,
+        });
+        if core.config.watch_map {
+            tokio::spawn(watch::follow_map(Arc::downgrade(&core), stop));
+        }
+        Ok(core)
+    }
+
+    /// One request to one node, until `deadline`. With an error comes whether the caller's own
+    /// connection failed, so that a write was surely not sent.
+    pub(crate) async fn attempt<R: Rpc>(
+        &self,
+        peer: &Peer,
+        request: R,
+        mutating: bool,
+        deadline: Instant,
+    ) -> std::result::Result<R::Answer, Attempted> {
+        let connection = match peer.connect(deadline).await {
+            Ok(connection) => connection,
+            Err(message) => {
+                peer.failed();
+                return Err(Attempted { error: Error::retryable(ErrorCode::Unavailable, message), reached: false });
+            }
+        };
+        let patience = deadline.saturating_duration_since(time::now());
+        if patience < Duration::from_millis(1) {
+            // gRPC cannot express it, and nothing would come back in time.
+            let message = format!("no time left to ask {}", peer.address());
+            return Err(Attempted { error: Error::timed_out(false, message), reached: true });
+        }
+        let answer = time::timeout(patience, request.send(connection.channel.clone(), patience)).await;
+        let status = match answer {
+            Ok(Ok(answer)) => {
+                peer.succeeded();
+                if let Some(error) = R::failure(&answer) {
+                    return Err(Attempted { error, reached: true });
+                }
+                self.budget.lock().earn();
+                return Ok(answer);
+            }
+            Ok(Err(status)) => status,
+            Err(_) => {
+                if patience >= BREAKER_PATIENCE {
+                    peer.failed();
+                }
+                let message = format!("{} did not answer within {patience:?}", peer.address());
+                return Err(Attempted { error: Error::timed_out(mutating, message), reached: false });
+            }
+        };
+        Err(match sent(&status) {
+            Sent::Answered => {
+                peer.succeeded();
+                Attempted { error: Error::from_status(&status, mutating), reached: true }
+            }
+            Sent::No => {
+                connection.discard();
+                let message = format!("the connection to {} was closed", peer.address());
+                Attempted { error: Error::retryable(ErrorCode::Unavailable, message), reached: false }
+            }
+            Sent::Maybe => {
+                connection.discard();
+                peer.failed();
+                let message = format!("the connection to {} broke: {}", peer.address(), root_cause(&status));
+                Attempted { error: Error::broken(mutating, message), reached: false }
+            }
+        })
+    }
+
+    /// Gets a map newer than version `seen`, from `prefer` or whoever answers first.
+    pub(crate) async fn refresh_map(&self, seen: u64, prefer: Option<&str>, deadline: Instant) -> Result<()> {
+        match time::timeout_at(deadline, self.refresh_map_once(seen, prefer, deadline)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::retryable(ErrorCode::Unavailable, "no endpoint sent the shard map in time")),
+        }
+    }
+
+    /// The same, again and again until the deadline.
+    pub(crate) async fn refresh_until(&self, seen: u64, deadline: Instant) -> Result<()> {
+        let mut round = 0;
+        loop {
+            let error = match self.refresh_map(seen, None, deadline).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let wait = chance::jitter(backoff_ceiling(BACKOFF_BASE, round));
+            if !error.is_retryable() || time::now() + wait >= deadline {
+                return Err(error);
+            }
+            round += 1;
+            time::sleep(wait).await;
+        }
+    }
+
+    async fn refresh_map_once(&self, seen: u64, prefer: Option<&str>, deadline: Instant) -> Result<()> {
+        let _only_one = self.refreshing.lock().await;
+        if self.routes.lock().map().version > seen {
+            return Ok(());
+        }
+        let others = self.routes.lock().candidates(None, &self.config.endpoints);
+        let mut last =
+            Error::retryable(ErrorCode::Unavailable, "every endpoint failed recently; waiting before the next try");
+        for address in prefer.into_iter().chain(others.iter().map(String::as_str)) {
+            let peer = self.peers.get(address);
+            if peer.admit().is_err() {
+                continue;
+            }
+            let deadline = deadline.min(time::now() + self.config.attempt_timeout);
+            let installed = match self.attempt(&peer, MapRequest {}, false, deadline).await {
+                Ok(map) => self.routes.lock().install(&map),
+                Err(attempted) => Err(attempted.error),
+            };
+            match installed {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// An attempt that failed.
+pub(crate) struct Attempted {
+    pub(crate) error: Error,
+    /// Whether the node itself answered.
+    pub(crate) reached: bool,
+}

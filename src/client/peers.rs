@@ -1,0 +1,210 @@
+//! Connections to nodes, one each, and their breakers.
+//!
+//! A connection is opened explicitly and never reopens by itself: so a failure to connect is known
+//! to have sent nothing, and only then may a write be sent elsewhere.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+use tower_service::Service;
+
+use super::breaker::Breaker;
+use super::limits::{
+    CHANNEL_QUEUE_MAX, CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEERS_MAX,
+    STREAM_WINDOW_BYTES,
+};
+use crate::env::net::{Network, Stream};
+use crate::env::time::{self, Instant};
+
+/// All nodes this client has talked to.
+pub(crate) struct Peers {
+    net: Arc<dyn Network>,
+    peers: Mutex<BTreeMap<String, Arc<Peer>>>,
+}
+
+impl Peers {
+    pub(crate) fn new(net: Arc<dyn Network>) -> Self {
+        Self { net, peers: Mutex::default() }
+    }
+
+    /// The node at `address`.
+    pub(crate) fn get(&self, address: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock();
+        if let Some(peer) = peers.get(address) {
+            return Arc::clone(peer);
+        }
+        if peers.len() >= PEERS_MAX {
+            // Addresses come from servers; forgetting one costs a connection.
+            peers.pop_first();
+        }
+        let peer = Arc::new(Peer {
+            net: Arc::clone(&self.net),
+            address: address.to_owned(),
+            breaker: Mutex::new(Breaker::new()),
+            slot: tokio::sync::Mutex::new(None),
+        });
+        peers.insert(address.to_owned(), Arc::clone(&peer));
+        peer
+    }
+}
+
+/// One node.
+pub(crate) struct Peer {
+    net: Arc<dyn Network>,
+    address: String,
+    breaker: Mutex<Breaker>,
+    slot: tokio::sync::Mutex<Option<Connection>>,
+}
+
+/// An open connection to a node.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    pub(crate) channel: Channel,
+    spent: Arc<Mutex<bool>>,
+}
+
+impl Connection {
+    /// The connection broke: the next call opens another.
+    pub(crate) fn discard(&self) {
+        *self.spent.lock() = true;
+    }
+}
+
+impl Peer {
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether the breaker lets a call through; otherwise when to ask again.
+    pub(crate) fn admit(&self) -> Result<(), Instant> {
+        self.breaker.lock().admit(time::now())
+    }
+
+    pub(crate) fn succeeded(&self) {
+        self.breaker.lock().success();
+    }
+
+    pub(crate) fn failed(&self) {
+        self.breaker.lock().failure(time::now());
+    }
+
+    /// The open connection, or a new one. One caller connects, the others wait for it.
+    ///
+    /// An error says in words why nothing was sent.
+    pub(crate) async fn connect(&self, deadline: Instant) -> Result<Connection, String> {
+        let limit = deadline.min(time::now() + CONNECT_TIMEOUT);
+        match time::timeout_at(limit, self.connect_now()).await {
+            Ok(result) => result.map_err(|error| format!("cannot connect to {}: {error}", self.address)),
+            Err(_) => Err(format!("cannot connect to {} in time", self.address)),
+        }
+    }
+
+    async fn connect_now(&self) -> Result<Connection, String> {
+        let mut slot = self.slot.lock().await;
+        if let Some(connection) = slot.as_ref() {
+            // Ready means that the channel still takes requests: a dead one is found out before
+            // anything is given to it.
+            let mut channel = connection.channel.clone();
+            let ready = std::future::poll_fn(|cx| Service::poll_ready(&mut channel, cx)).await;
+            let usable = ready.is_ok() && !*connection.spent.lock();
+            if usable {
+                return Ok(Connection { channel, spent: Arc::clone(&connection.spent) });
+            }
+            *slot = None;
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
+            .map_err(|error| error.to_string())?
+            .buffer_size(CHANNEL_QUEUE_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        let connector = Connector { net: Arc::clone(&self.net), address: self.address.clone(), used: false };
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| root_cause(&error))?;
+        let connection = Connection { channel, spent: Arc::default() };
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+}
+
+/// Opens one byte stream through the network seam, once.
+struct Connector {
+    net: Arc<dyn Network>,
+    address: String,
+    used: bool,
+}
+
+/// A channel's connection ended and the channel tried to open another: nothing was sent.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the connection was closed")]
+struct ConnectionSpent;
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Stream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let net = Arc::clone(&self.net);
+        let address = self.address.clone();
+        let spent = std::mem::replace(&mut self.used, true);
+        Box::pin(async move {
+            if spent {
+                return Err(io::Error::new(io::ErrorKind::NotConnected, ConnectionSpent));
+            }
+            net.connect(&address).await.map(TokioIo::new)
+        })
+    }
+}
+
+/// What a status that no server sent says of its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// A server answered.
+    Answered,
+    /// The connection was known to be closed before the request was given to it.
+    No,
+    /// The connection broke, or the channel did not say.
+    Maybe,
+}
+
+/// Tells a server's answer from a failure of the connection.
+pub(crate) fn sent(status: &Status) -> Sent {
+    let mut source = std::error::Error::source(status);
+    if source.is_none() {
+        // gRPC's "not ready" and other statuses made on this side look like an answer of the code
+        // Unknown; Quorate's servers never send it without details.
+        let made_here = status.code() == tonic::Code::Unknown && status.details().is_empty();
+        return if made_here { Sent::Maybe } else { Sent::Answered };
+    }
+    while let Some(error) = source {
+        let spent = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if spent.is_some_and(|inner| inner.is::<ConnectionSpent>()) {
+            return Sent::No;
+        }
+        source = error.source();
+    }
+    Sent::Maybe
+}
+
+/// The innermost words of an error: "connection refused" rather than "transport error".
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

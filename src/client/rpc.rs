@@ -1,0 +1,118 @@
+//! One trait over all unary calls of the public API, so that one loop retries them all.
+
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::batch;
+use super::error::Error;
+use crate::env::net::BoxFuture;
+use crate::proto::v1::admin_client::AdminClient;
+use crate::proto::v1::cluster_client::ClusterClient;
+use crate::proto::v1::kv_client::KvClient;
+use crate::proto::v1::{
+    BatchRequest, BatchResponse, CloseSessionRequest, CloseSessionResponse, CountRequest, CountResponse, DeleteRequest,
+    DeleteResponse, GetRequest, GetResponse, MapRequest, MapResponse, MembersRequest, MembersResponse,
+    MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse, PutRequest, PutResponse,
+    ResponseHeader, ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest,
+    StatusResponse, Target, TxnRequest, TxnResponse,
+};
+use crate::types::limits::RESPONSE_BYTES_MAX;
+
+/// A unary call.
+pub(crate) trait Rpc: prost::Message + Clone + 'static {
+    type Answer: Send;
+    /// Names the shard; calls that address none ignore it.
+    fn aim(&mut self, target: Target);
+    /// The header of an answer that has one.
+    fn header(answer: &Self::Answer) -> Option<&ResponseHeader>;
+    /// A failure that travels inside an answer.
+    fn failure(_: &Self::Answer) -> Option<Error> {
+        None
+    }
+    /// Sends it; the server learns how long the caller waits.
+    fn send(self, channel: Channel, patience: Duration) -> BoxFuture<'static, Result<Self::Answer, Status>>;
+}
+
+/// A write that a session can stamp.
+pub(crate) trait Write: Rpc {
+    fn stamp(&mut self, stamp: SessionStamp);
+}
+
+macro_rules! rpc {
+    ($request:ident => $answer:ident, $client:ident . $method:ident $(, $aimed:ident)?) => {
+        impl Rpc for $request {
+            type Answer = $answer;
+
+            rpc!(@aim $($aimed)?);
+
+            fn send(self, channel: Channel, patience: Duration) -> BoxFuture<'static, Result<$answer, Status>> {
+                Box::pin(async move {
+                    let mut client = $client::new(channel)
+                        .max_decoding_message_size(RESPONSE_BYTES_MAX)
+                        .max_encoding_message_size(usize::MAX);
+                    let mut request = Request::new(self);
+                    request.set_timeout(patience);
+                    client.$method(request).await.map(Response::into_inner)
+                })
+            }
+        }
+    };
+    (@aim aimed) => {
+        fn aim(&mut self, target: Target) {
+            self.target = Some(target);
+        }
+
+        fn header(answer: &Self::Answer) -> Option<&ResponseHeader> {
+            answer.header.as_ref()
+        }
+    };
+    (@aim parts) => {
+        fn aim(&mut self, target: Target) {
+            self.target = Some(target);
+        }
+
+        fn header(_: &Self::Answer) -> Option<&ResponseHeader> {
+            None
+        }
+
+        fn failure(answer: &Self::Answer) -> Option<Error> {
+            batch::read_answer(answer).err()
+        }
+    };
+    (@aim) => {
+        fn aim(&mut self, _: Target) {}
+
+        fn header(_: &Self::Answer) -> Option<&ResponseHeader> {
+            None
+        }
+    };
+}
+
+rpc!(GetRequest => GetResponse, KvClient.get, aimed);
+rpc!(PutRequest => PutResponse, KvClient.put, aimed);
+rpc!(DeleteRequest => DeleteResponse, KvClient.delete, aimed);
+rpc!(ScanRequest => ScanResponse, KvClient.scan, aimed);
+rpc!(CountRequest => CountResponse, KvClient.count, aimed);
+rpc!(TxnRequest => TxnResponse, KvClient.txn, aimed);
+rpc!(BatchRequest => BatchResponse, KvClient.batch, parts);
+rpc!(OpenSessionRequest => OpenSessionResponse, KvClient.open_session, aimed);
+rpc!(CloseSessionRequest => CloseSessionResponse, KvClient.close_session, aimed);
+rpc!(MembersRequest => MembersResponse, ClusterClient.members);
+rpc!(MapRequest => MapResponse, ClusterClient.map);
+rpc!(StatusRequest => StatusResponse, AdminClient.status);
+rpc!(ShardsRequest => ShardsResponse, AdminClient.shards);
+rpc!(MoveLeaderRequest => MoveLeaderResponse, AdminClient.move_leader);
+
+macro_rules! write {
+    ($($request:ident),*) => {
+        $(impl Write for $request {
+            fn stamp(&mut self, stamp: SessionStamp) {
+                self.session = Some(stamp);
+            }
+        })*
+    };
+}
+
+write!(PutRequest, DeleteRequest, TxnRequest, BatchRequest);
