@@ -1,6 +1,7 @@
 //! One running server: starts and stops groups, routes requests, config, telemetry.
 
 mod config;
+pub mod dev;
 mod failure;
 mod service;
 mod telemetry;
