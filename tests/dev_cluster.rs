@@ -4,6 +4,7 @@
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
+    clippy::expect_used,
     reason = "real processes are met with real sockets and clocks"
 )]
 
