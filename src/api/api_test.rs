@@ -361,7 +361,7 @@ async fn malformed_bytes_do_not_hurt_the_server() {
     let mut random = vec![0; 64 * 1024];
     rand::TryRng::try_fill_bytes(&mut crate::env::chance::rng(), &mut random).expect("random bytes");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let long_header = format!("GET /health HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));
+    let long_header = format!("GET /health HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(limits::HEADER_BYTES_MAX as usize));
     for bytes in [
         b"".as_slice(),
         b"\0\0\0\0",
@@ -379,6 +379,8 @@ async fn malformed_bytes_do_not_hurt_the_server() {
         let end = time::timeout(Duration::from_secs(20), stream.read_to_end(&mut Vec::new())).await;
         assert!(end.is_ok(), "the server keeps {:?} open", bytes.get(..24));
     }
+    let refused = served.http(&long_header).await;
+    assert!(refused.starts_with("HTTP/1.1 431 "), "{refused}");
     served.kv().await.get(get(b"a")).await.expect("the server still serves");
 }
 

@@ -1,2 +1,350 @@
-//! Placeholder.
-fn main() {}
+//! `kvd`, the server: reads its command line, starts a node or a development cluster, and stops it
+//! when the operating system says so.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use quorate::api::Api;
+use quorate::env::Env;
+use quorate::env::work::Workers;
+use quorate::node::dev::{DEV_NODES_MAX, DevCluster};
+use quorate::node::{EngineKind, LogFormat, Node, NodeConfig, Sources, Telemetry};
+use quorate::storage::engine::{Engine, EngineError, FjallConfig, FjallEngine, MemoryStores};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+/// The node, or the cluster, could not start or failed.
+const EXIT_FAILED: u8 = 1;
+/// The command line or the settings cannot be used.
+const EXIT_USAGE: u8 = 2;
+/// A second signal ended the process at once.
+const EXIT_AT_ONCE: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  One node, in ./quorate-data on 127.0.0.1:2379:
+    kvd
+  Three nodes on this machine, to try things out:
+    kvd dev --nodes 3
+  One node of a cluster of three:
+    kvd --name n1 --data-dir /var/lib/quorate \\
+        --client-addr 10.0.0.1:2379 --peer-addr 10.0.0.1:2380 \\
+        --cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
+  The same from a file, with one setting changed:
+    kvd --config /etc/quorate/kvd.toml --log debug
+
+Every setting is also a key of the TOML file (--data-dir is data_dir) and a variable
+(QUORATE_DATA_DIR). Flags win over variables, variables over the file.
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed, 2 wrong usage or settings,
+130 ended at once by a second signal.";
+
+const DEV_EXAMPLES: &str = "\
+Examples:
+  Three nodes on 127.0.0.1:2379, 2381 and 2383, in ./quorate-dev:
+    kvd dev
+  Five nodes elsewhere:
+    kvd dev --nodes 5 --dir /tmp/five --port 4000
+  The same five again, with what they held:
+    kvd dev --dir /tmp/five
+
+Each node's peer port is one above its client port. Ctrl-C stops all nodes.";
+
+/// The Quorate server: a sharded, strongly consistent key-value store.
+#[derive(Parser)]
+#[command(name = "kvd", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    node: NodeFlags,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a whole cluster on this machine, to try things out.
+    Dev(DevFlags),
+}
+
+/// Declares the flags that are settings once, so that none can be forgotten on the way to `Sources`.
+macro_rules! settings {
+    ($($(#[$attribute:meta])* $key:ident: $value_name:literal,)*) => {
+        #[derive(Args)]
+        struct NodeFlags {
+            /// TOML file with settings; also QUORATE_CONFIG.
+            #[arg(long, value_name = "FILE")]
+            config: Option<PathBuf>,
+            $($(#[$attribute])* #[arg(long, value_name = $value_name)] $key: Option<String>,)*
+            /// Stop when standard input closes.
+            #[arg(long, hide = true)]
+            until_stdin_closes: bool,
+        }
+
+        impl NodeFlags {
+            fn given(&self) -> Vec<(&'static str, String)> {
+                let all = [$((stringify!($key), &self.$key),)*];
+                all.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect()
+            }
+        }
+    };
+}
+
+settings! {
+    /// Name of the node, unique within the cluster [default: n1]
+    name: "NAME",
+    /// Everything the node keeps lies here [default: ./quorate-data]
+    data_dir: "DIR",
+    /// Address to listen on for clients [default: 127.0.0.1:2379]
+    client_addr: "HOST:PORT",
+    /// Address clients are told to connect to [default: client-addr]
+    client_advertise: "HOST:PORT",
+    /// Address to listen on for peers [default: this node's in --cluster, or 127.0.0.1:2380]
+    peer_addr: "HOST:PORT",
+    /// Address peers are told to connect to [default: this node's in --cluster, or peer-addr]
+    peer_advertise: "HOST:PORT",
+    /// The first members of the cluster and their peer addresses [default: this node alone]
+    cluster: "NAME=HOST:PORT,…",
+    /// Labels of the node, for instance zone=a
+    labels: "KEY=VALUE,…",
+    /// Replicas of the keyspace default, if there are as many nodes [default: 3]
+    replication_factor: "N",
+    /// Which log lines there are: error, warn, info, debug, trace, or a filter [default: info]
+    log: "FILTER",
+    /// How log lines look: text or json [default: text]
+    log_format: "FORMAT",
+    /// Longest value [default: 1MiB]
+    value_bytes_max: "BYTES",
+    /// Client requests executed at a time [default: 4096]
+    requests_in_flight_max: "N",
+    /// Time between a leader's heartbeats [default: 100]
+    heartbeat_ms: "MS",
+    /// Shortest silence after which a follower stands for election [default: 500]
+    election_min_ms: "MS",
+    /// Longest such silence [default: 1000]
+    election_max_ms: "MS",
+    /// Size of a segment of the Raft log [default: 64MiB]
+    log_segment_bytes: "BYTES",
+    /// Memory for blocks the engine has read [default: 256MiB]
+    engine_cache_bytes: "BYTES",
+    /// Memory for writes the engine has not written out [default: 256MiB]
+    engine_write_buffer_bytes: "BYTES",
+    /// Where replicas keep their state: fjall, or memory for tests
+    #[arg(hide = true)]
+    engine: "ENGINE",
+}
+
+#[derive(Args)]
+#[command(after_help = DEV_EXAMPLES)]
+struct DevFlags {
+    /// Nodes to run [default: those in DIR, or 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(DEV_NODES_MAX)))]
+    nodes: Option<u16>,
+    /// Holds a directory for each node
+    #[arg(long, default_value = "./quorate-dev")]
+    dir: PathBuf,
+    /// Client port of the first node [default: the one in DIR, or 2379]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Which log lines there are [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        None => node(&arguments.node),
+        Some(Command::Dev(flags)) => dev(flags),
+    }
+}
+
+fn complain(error: &anyhow::Error) {
+    // Without a standard error nobody reads it.
+    writeln!(std::io::stderr(), "kvd: {error:#}").ok();
+}
+
+fn node(flags: &NodeFlags) -> ExitCode {
+    let (config, runtime) = match sources(flags).and_then(|sources| Ok((NodeConfig::resolve(&sources)?, runtime()?))) {
+        Ok(ready) => ready,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    start_logging(&config);
+    let until_stdin_closes = flags.until_stdin_closes;
+    let ended = runtime.block_on(async move {
+        let stops = stops(until_stdin_closes)?;
+        tokio::select! {
+            biased;
+            result = run(config, stopped(stops.clone(), 1)) => result.map(|()| ExitCode::SUCCESS),
+            () = stopped(stops, 2) => Ok(ExitCode::from(EXIT_AT_ONCE)),
+        }
+    });
+    // What still runs has nothing left to lose: a node that ended in order has flushed.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|error| {
+        complain(&error);
+        ExitCode::from(EXIT_FAILED)
+    })
+}
+
+fn sources(flags: &NodeFlags) -> anyhow::Result<Sources> {
+    let variables = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text)));
+    let ours = variables.filter(|(name, _)| name.starts_with("QUORATE_"));
+    let variables = ours.map(|(name, text)| match text.into_string() {
+        Ok(text) => Ok((name, text)),
+        Err(_) => anyhow::bail!("{name} is not UTF-8"),
+    });
+    let variables = variables.collect::<anyhow::Result<Vec<_>>>()?;
+    let by_variable = variables.iter().find(|(name, text)| name == "QUORATE_CONFIG" && !text.is_empty());
+    let path = flags.config.clone().or_else(|| by_variable.map(|(_, path)| PathBuf::from(path)));
+    let file = path.map(|path| read_settings(&path)).transpose()?;
+    Ok(Sources { flags: flags.given(), variables, file })
+}
+
+fn read_settings(path: &Path) -> anyhow::Result<(String, String)> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    Ok((shown, text))
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+fn start_logging(config: &NodeConfig) {
+    let filter = EnvFilter::new(&config.log_filter);
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => logger.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => logger.json().init(),
+    }
+}
+
+/// Runs one node until it is asked to stop. This is where the node and its API are put together.
+async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let env = Env::real();
+    let listener = env.net.listen(&config.client_listen).await;
+    let listener = listener.with_context(|| format!("cannot listen for clients on {}", config.client_listen))?;
+    let settings = config.clone();
+    let node = Node::start(config, env, |dir| open_engine(&settings, dir)).await?;
+    let api = Api {
+        service: Arc::new(node.clone()),
+        telemetry: Arc::new(Telemetry::default()),
+        requests_in_flight_max: settings.requests_in_flight_max,
+    };
+    tracing::info!(name = settings.name, clients = settings.client_advertise, "serving");
+    tokio::select! {
+        biased;
+        reason = node.failed() => anyhow::bail!("{reason}"),
+        served = api.serve(listener, stop) => served?,
+    }
+    node.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_engine(config: &NodeConfig, dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(match config.engine {
+        EngineKind::Fjall => {
+            let settings = FjallConfig {
+                cache_bytes: config.engine_cache_bytes,
+                write_buffer_bytes: config.engine_write_buffer_bytes,
+                ..FjallConfig::default()
+            };
+            Arc::new(FjallEngine::open(dir, settings)?)
+        }
+        EngineKind::Memory => Arc::new(MemoryStores::new().open()?),
+    })
+}
+
+/// Counts the reasons to stop: signals, and the end of standard input if that is watched.
+fn stops(until_stdin_closes: bool) -> anyhow::Result<watch::Receiver<u32>> {
+    let (count, stops) = watch::channel(0);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::spawn(async move {
+        let mut closed = std::pin::pin!(closed_stdin());
+        let mut watching = until_stdin_closes;
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = terminate.recv() => {}
+                Some(()) = interrupt.recv() => {}
+                () = &mut closed, if watching => watching = false,
+                else => return,
+            }
+            count.send_modify(|count| *count += 1);
+        }
+    });
+    Ok(stops)
+}
+
+/// Waits until nobody can write to our standard input any more.
+async fn closed_stdin() {
+    let reader = Workers::threads().start("stdin");
+    let drained = reader.run(|| {
+        let mut ignored = [0; 512];
+        while std::io::stdin().lock().read(&mut ignored).is_ok_and(|read| read > 0) {}
+    });
+    if let Err(error) = drained.await {
+        tracing::error!(%error, "standard input is not watched any more");
+    }
+}
+
+/// Waits for as many reasons to stop.
+async fn stopped(mut stops: watch::Receiver<u32>, count: u32) {
+    if stops.wait_for(|stops| *stops >= count).await.is_err() {
+        // No signal can come any more, so none is waited for.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn dev(flags: DevFlags) -> ExitCode {
+    let ended = runtime().and_then(|runtime| runtime.block_on(dev_cluster(flags)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+async fn dev_cluster(flags: DevFlags) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut arguments = Vec::new();
+    for (flag, value) in [("--log", flags.log), ("--log-format", flags.log_format)] {
+        arguments.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+    }
+    let cluster = DevCluster {
+        program_shown: typed("kvd", &program),
+        kvctl_shown: typed("kvctl", &program),
+        program,
+        dir: flags.dir,
+        nodes: flags.nodes,
+        port: flags.port,
+        arguments,
+    };
+    Ok(cluster.run(&Env::real(), stops(false)?).await?)
+}
+
+/// How people start one of our programs from here: by its name, if a shell finds it by that.
+fn typed(name: &str, kvd: &Path) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    if found { name.to_owned() } else { kvd.with_file_name(name).display().to_string() }
+}

@@ -37,7 +37,6 @@ mod config;
 mod core;
 mod error;
 pub mod limits;
-mod map_wire;
 mod options;
 mod peers;
 mod reads;

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::error::{Error, Result};
-use super::map_wire::read_map;
 use crate::proto::v1::{ErrorCode, ErrorDetail, MapResponse, ResponseHeader};
 use crate::types::key::successor;
 use crate::types::map::ShardMap;
@@ -72,7 +71,7 @@ impl Routes {
 
     /// Takes a map over unless it is older than what is known. Leader hints count in any case.
     pub(crate) fn install(&mut self, wire: &MapResponse) -> Result<()> {
-        let map = read_map(wire).map_err(|error| Error::retryable(ErrorCode::Internal, error.to_string()))?;
+        let map = ShardMap::try_from(wire.clone()).map_err(|error| Error::retryable(ErrorCode::Internal, error.to_string()))?;
         let Some(theirs) = map.cluster_id else {
             return Err(Error::retryable(ErrorCode::Unavailable, "the node has not joined its cluster yet"));
         };

@@ -12,8 +12,10 @@
 //! | `serve`, [`Service`] | the node as its clients use it |
 //! | `space` | refuses growing writes before the disk is full |
 //! | `config`, `telemetry` | settings and metrics |
+//! | [`dev`] | several nodes on one machine, as child processes |
 
 mod config;
+pub mod dev;
 mod execute;
 mod failure;
 mod founding;

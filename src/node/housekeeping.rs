@@ -1,0 +1,69 @@
+//! What the leader of a shard does when time passes: it ends leases and sessions, and keeps what is
+//! left of them on record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+
+use crate::env::time;
+use crate::raft::{Group, ProposeError};
+use crate::shard::{Expiry, ShardMachine};
+use crate::storage::engine::EngineError;
+use crate::types::GroupId;
+
+/// How long one command may take before it is proposed anew.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest sleep, so that a clock that is wrong about the future does no lasting harm.
+const NAP_MAX: Duration = Duration::from_secs(60);
+
+/// Counts the time of leases and sessions whenever this replica leads. Ends with the group.
+pub(super) async fn run(id: GroupId, group: Group, machine: Arc<ShardMachine>) {
+    let mut status = group.watch();
+    loop {
+        if status.wait_for(|status| status.is_leader()).await.is_err() {
+            return;
+        }
+        machine.follow_changes();
+        if let Err(error) = lead(id, &group, &machine).await {
+            tracing::error!(shard = id.0, %error, "leases and sessions cannot be read; they do not expire");
+            time::sleep(NAP_MAX).await;
+        }
+        machine.unfollow_changes();
+    }
+}
+
+async fn lead(id: GroupId, group: &Group, machine: &ShardMachine) -> Result<(), EngineError> {
+    // Only a state that shows all that was acknowledged may say what there is to expire.
+    if let Err(error) = group.read_index(time::now() + PROPOSE_TIMEOUT).await {
+        tracing::debug!(shard = id.0, %error, "not ready to count leases");
+        return Ok(());
+    }
+    let mut expiry = Expiry::load(&*group.view()?, time::now())?;
+    let mut status = group.watch();
+    loop {
+        for command in expiry.due(time::now()) {
+            let deadline = time::now() + PROPOSE_TIMEOUT;
+            match group.propose(command.encode_to_vec().into(), deadline).await {
+                Ok(_) => {}
+                Err(ProposeError::NotLeader { .. }) => return Ok(()),
+                // It is proposed again when it is still due: applying it twice does no harm.
+                Err(error) => tracing::debug!(shard = id.0, %error, "an expiry was not confirmed"),
+            }
+        }
+        let nap = time::now() + NAP_MAX;
+        let wake = expiry.wake_at().map_or(nap, |wake| wake.min(nap));
+        tokio::select! {
+            biased;
+            ended = status.wait_for(|status| !status.is_leader()) => {
+                drop(ended);
+                return Ok(());
+            }
+            () = machine.changed() => {}
+            () = time::sleep_until(wake) => {}
+        }
+        if expiry.learn(&machine.take_changes(), time::now()) {
+            expiry = Expiry::load(&*group.view()?, time::now())?;
+        }
+    }
+}
