@@ -14,6 +14,8 @@ use crate::types::GroupId;
 
 /// How long one command may take before it is proposed anew.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before this replica counts again as leader.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Longest sleep, so that a clock that is wrong about the future does no lasting harm.
 const NAP_MAX: Duration = Duration::from_secs(60);
 
@@ -30,6 +32,8 @@ pub(super) async fn run(id: GroupId, group: Group, machine: Arc<ShardMachine>) {
             time::sleep(NAP_MAX).await;
         }
         machine.unfollow_changes();
+        // Leadership that is lost is not known at once; asking again at once would not help.
+        time::sleep(PAUSE).await;
     }
 }
 
