@@ -43,7 +43,7 @@ impl Layout {
 
     fn checked(self) -> Result<Self, DevError> {
         let ports = self.nodes.checked_mul(PORTS_PER_NODE);
-        let last = ports.and_then(|ports| self.port.checked_add(ports)?.checked_sub(1));
+        let last = ports.and_then(|ports| self.port.checked_add(ports.checked_sub(1)?));
         if self.nodes == 0 || self.nodes > DEV_NODES_MAX || self.port == 0 || last.is_none() {
             return Err(DevError::BadLayout { nodes: self.nodes, port: self.port });
         }
