@@ -4,9 +4,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::changes::{LeaseTerms, SessionTerms};
+use super::digest::digest;
 use super::testing::{Shard, command, compare, delete, operation, put, put_ttl, stamped, txn};
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
+use crate::proto::internal::v1::shard_read::Scan;
 use crate::proto::internal::v1::{CloseSessions, CommandResult, Compact, ExpireLeases, OpenSession, close_sessions};
 use crate::proto::v1::compare::{Operand, Relation};
 use crate::proto::v1::operation::Kind as OperationKind;
@@ -15,7 +17,8 @@ use crate::proto::v1::{DeleteRange, ErrorCode, Outcome, Put, Range, Transaction}
 use crate::raft::apply::{Apply, LogPosition};
 use crate::storage::engine::{StoreId, WriteSet};
 use crate::types::limits::{
-    PAGE_BYTES_MAX, SESSION_RESULT_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX, TXN_DELETED_KEYS_MAX,
+    PAGE_BYTES_MAX, PAGE_RECORDS_DEFAULT, PAGE_RECORDS_MAX, SESSION_RESULT_BYTES_MAX, SESSION_WINDOW, SESSIONS_MAX,
+    TXN_DELETED_KEYS_MAX,
 };
 
 fn compact(shard: &mut Shard, revision: u64, step_max: u32) -> bool {
@@ -315,6 +318,87 @@ fn answers_are_bounded() {
     let result = shard.ok(txn(vec![operation(OperationKind::Put(put))]));
     let Some(OperationResultKind::Put(put)) = result.results[0].kind.clone() else { panic!("expected a put") };
     assert_eq!(put.previous.unwrap().value.len(), value.len());
+}
+
+#[test]
+fn a_page_ends_at_its_limits_and_holds_one_record_at_least() {
+    let mut shard = Shard::default();
+    let large = vec![1; PAGE_BYTES_MAX + 1];
+    let half = vec![1; PAGE_BYTES_MAX / 2];
+    for (key, value) in [(b"a", &half), (b"b", &large), (b"c", &half)] {
+        shard.ok(txn(vec![put(key, value)]));
+    }
+    let page = |start: &'static [u8], keys_only| {
+        let page = shard.scan(Scan { start: Bytes::from_static(start), keys_only, ..Scan::default() }).unwrap();
+        (page.records.into_iter().map(|record| record.key).collect::<Vec<_>>(), page.more)
+    };
+    assert_eq!(page(b"", false), (vec![Bytes::from_static(b"a")], true));
+    assert_eq!(page(b"b", false), (vec![Bytes::from_static(b"b")], true));
+    assert_eq!(page(b"c", false), (vec![Bytes::from_static(b"c")], false));
+    assert_eq!(page(b"", true).0.len(), 3, "keys alone are small");
+    for chunk in 0..=10u8 {
+        for part in 0..10u8 {
+            shard.ok(txn((0..100).map(|key| put(&[b'x', chunk, part, key], b"")).collect()));
+        }
+    }
+    let records = |limit| {
+        let start = Bytes::from_static(b"x");
+        shard.scan(Scan { start, limit, keys_only: true, ..Scan::default() }).unwrap().records.len()
+    };
+    assert_eq!((records(0), records(7), records(u32::MAX)), (PAGE_RECORDS_DEFAULT, 7, PAGE_RECORDS_MAX));
+}
+
+#[test]
+fn the_digest_shows_every_difference_but_those_of_the_log() {
+    let mut shard = Shard::default();
+    let empty = digest(&shard.pairs).unwrap();
+    shard.ok(txn(vec![put(b"k", b"v")]));
+    let before = digest(&shard.pairs).unwrap();
+    assert_ne!(before, empty);
+    shard.pairs.0.insert(Bytes::from_static(&[0, 1]), Bytes::from_static(b"applied"));
+    assert_eq!(digest(&shard.pairs).unwrap(), before);
+    for key in shard.pairs.0.keys().filter(|key| key[0] != 0).cloned().collect::<Vec<_>>() {
+        let mut other = shard.pairs.clone();
+        let mut value = other.0[&key].to_vec();
+        value.push(0);
+        other.0.insert(key.clone(), value.into());
+        assert_ne!(digest(&other).unwrap(), before);
+        other.0.remove(&key);
+        assert_ne!(digest(&other).unwrap(), before);
+    }
+}
+
+/// `docs/format-keys.md`, by example. A change here is a change of what is on disks.
+#[test]
+fn the_layout_on_disk_never_changes() {
+    let mut shard = Shard::default();
+    let session = shard.open_session();
+    shard.ok(stamped(txn(vec![put_ttl(b"a\0", b"v", 500), put(b"b", b"w")]), session, 9, 1));
+    shard.ok(txn(vec![delete(b"b", b"")]));
+    compact(&mut shard, 2, 1);
+    let number = |last: u8| [0, 0, 0, 0, 0, 0, 0, last];
+    let row = |parts: &[&[u8]]| Bytes::from(parts.concat());
+    // Fields of StoredRecord: value 0a, create 10, mod 18, version 20, lease 28, sub 30.
+    let expected = [
+        (row(&[b"\x01a\0"]), row(&[b"\x0a\x01v\x10\x02\x18\x02\x20\x01\x28\x01"])),
+        (row(&[b"\x01b"]), row(&[b"\x18\x03"])),
+        (row(&[b"\x02b\0\x01", &number(2)]), row(&[b"\x0a\x01w\x10\x02\x18\x02\x20\x01\x30\x01"])),
+        (row(&[b"\x03", &number(2), b"\0\0\0\0"]), row(&[b"\x01a\0"])),
+        (row(&[b"\x03", &number(2), b"\0\0\0\x01"]), row(&[b"\x01b"])),
+        (row(&[b"\x03", &number(3), b"\0\0\0\0"]), row(&[b"\x02b"])),
+        (row(&[b"\x04", &number(1)]), row(&[b"\x08\xf4\x03\x10\xf4\x03\x18\x01"])),
+        (row(&[b"\x05", &number(1), b"a\0"]), Bytes::new()),
+        (row(&[b"\x06", &number(1)]), row(&[b"\x08\xe0\xd4\x03\x10\x01\x18\x09"])),
+        (row(&[b"\x07", &number(1), &number(9)]), row(&[b"\x0a\x0c\x08\x01\x12\x02\x0a\0\x12\x02\x0a\0\x18\x02"])),
+        (row(&[b"\x08"]), row(&[&number(1)])),
+        (row(&[b"\x09\x01"]), row(&[&number(3)])),
+        (row(&[b"\x09\x02"]), row(&[&number(2)])),
+        (row(&[b"\x09\x03"]), row(&[&number(2)])),
+        (row(&[b"\x09\x04"]), row(&[&number(1)])),
+        (row(&[b"\x09\x05"]), row(&[&number(2)])),
+        (row(&[b"\x09\x06"]), row(&[&number(2), b"\0\0\0\x01"])),
+    ];
+    assert_eq!(shard.pairs.0.into_iter().collect::<Vec<_>>(), expected);
 }
 
 #[test]

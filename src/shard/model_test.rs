@@ -10,8 +10,7 @@ use super::testing::{Shard, command};
 use super::{Interval, ShardMachine};
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
-use crate::proto::internal::v1::shard_read::{Kind as ReadKind, Scan};
-use crate::proto::internal::v1::shard_read_result::Kind as ReadResultKind;
+use crate::proto::internal::v1::shard_read::Scan;
 use crate::proto::internal::v1::{
     CheckpointLeases, CloseSessions, CommandResult, Compact, ExpireLeases, ShardCommand, checkpoint_leases,
     close_sessions,
@@ -345,15 +344,15 @@ fn a_probe() -> impl Strategy<Value = Probe> {
 fn compare_reads(shard: &Shard, model: &Model, probe: &Probe) -> Result<(), TestCaseError> {
     let revision = model.revision.saturating_sub(probe.back).max(1);
     let interval = Interval::of_scan(&probe.start, &probe.end);
-    let scan = ReadKind::Scan(Scan {
+    let scan = Scan {
         start: probe.start.clone(),
         end: probe.end.clone(),
         reverse: probe.reverse,
         limit: probe.limit,
         keys_only: false,
         revision,
-    });
-    let answer = shard.read(scan);
+    };
+    let answer = shard.scan(scan);
     let count = shard.count(&probe.start, &probe.end, revision);
     if revision < model.compacted {
         prop_assert_eq!(answer, Err(ErrorCode::Compacted));
@@ -371,7 +370,7 @@ fn compare_reads(shard: &Shard, model: &Model, probe: &Probe) -> Result<(), Test
     let limit = if probe.limit == 0 { usize::MAX } else { probe.limit as usize };
     let more = expected.len() > limit;
     expected.truncate(limit);
-    let Ok(ReadResultKind::Scan(page)) = answer else { panic!("expected a page, got {answer:?}") };
+    let page = answer.unwrap();
     prop_assert_eq!((page.records, page.more, page.revision), (expected, more, revision));
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::ShardMachine;
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::shard_read::{self, Kind as ReadKind};
-use crate::proto::internal::v1::shard_read_result::Kind as ReadResultKind;
+use crate::proto::internal::v1::shard_read_result::{self, Kind as ReadResultKind};
 use crate::proto::internal::v1::{CommandResult, Refusal, ShardCommand, ShardRead};
 use crate::proto::v1::operation::Kind as OperationKind;
 use crate::proto::v1::{
@@ -92,25 +92,30 @@ impl Shard {
 
     pub(crate) fn read(&self, kind: ReadKind) -> Result<ReadResultKind, ErrorCode> {
         let result = super::read::execute(&self.pairs, &ShardRead { kind: Some(kind) }).unwrap();
-        match result.kind.unwrap() {
-            ReadResultKind::Refusal(refusal) => Err(refusal.detail.unwrap().code()),
-            other => Ok(other),
+        let kind = result.kind.unwrap();
+        if let ReadResultKind::Refusal(refusal) = kind {
+            return Err(refusal.detail.unwrap().code());
         }
+        Ok(kind)
     }
 
     pub(crate) fn get(&self, key: &[u8], revision: u64) -> Result<Option<Record>, ErrorCode> {
-        match self.read(ReadKind::Get(shard_read::Get { key: Bytes::copy_from_slice(key), revision }))? {
-            ReadResultKind::Get(result) => Ok(result.record),
-            other => panic!("expected a record, got {other:?}"),
-        }
+        let answer = self.read(ReadKind::Get(shard_read::Get { key: Bytes::copy_from_slice(key), revision }))?;
+        let ReadResultKind::Get(result) = answer else { panic!("expected a record, got {answer:?}") };
+        Ok(result.record)
+    }
+
+    pub(crate) fn scan(&self, scan: shard_read::Scan) -> Result<shard_read_result::Scan, ErrorCode> {
+        let answer = self.read(ReadKind::Scan(scan))?;
+        let ReadResultKind::Scan(result) = answer else { panic!("expected a page, got {answer:?}") };
+        Ok(result)
     }
 
     pub(crate) fn count(&self, start: &[u8], end: &[u8], revision: u64) -> Result<u64, ErrorCode> {
         let (start, end) = (Bytes::copy_from_slice(start), Bytes::copy_from_slice(end));
-        match self.read(ReadKind::Count(shard_read::Count { start, end, revision }))? {
-            ReadResultKind::Count(result) => Ok(result.count),
-            other => panic!("expected a count, got {other:?}"),
-        }
+        let answer = self.read(ReadKind::Count(shard_read::Count { start, end, revision }))?;
+        let ReadResultKind::Count(result) = answer else { panic!("expected a count, got {answer:?}") };
+        Ok(result.count)
     }
 
     /// Pairs in the table that `first` names.
