@@ -14,7 +14,7 @@ use crate::env::chance;
 use crate::meta;
 use crate::proto::internal::{MetaCommand, meta_command};
 use crate::proto::v1;
-use crate::raft::{Group, HelloError, Host};
+use crate::raft::{Group, HelloError, Host, Role};
 use crate::types::map::ShardMap;
 use crate::types::{NodeId, ReplicaId};
 
@@ -69,9 +69,10 @@ impl Founders {
         voters.into_iter().map(|node| (ReplicaId(node.0), node)).collect()
     }
 
-    /// Starts the metadata group if this node is to found the cluster. Ends when that is settled.
-    pub(super) async fn found(&self, host: &Host, group: &Group) -> Result<(), StartError> {
-        if !self.is_lowest() || group.is_initialized() {
+    /// Starts the metadata group if this node is to found the cluster and its log is `empty`. Ends
+    /// when that is settled.
+    pub(super) async fn found(&self, host: &Host, group: &Group, empty: bool) -> Result<(), StartError> {
+        if !self.is_lowest() || !empty {
             return Ok(());
         }
         self.wait_for_new_peers(host).await?;
@@ -133,7 +134,7 @@ pub(super) async fn lead_meta(founders: Arc<Founders>, group: Group, router: Arc
     let mut status = group.watch();
     let mut map = router.watch_map();
     loop {
-        let leads = status.borrow_and_update().is_leader();
+        let leads = status.borrow_and_update().role == Role::Leader;
         if leads {
             let current = map.borrow_and_update().clone();
             if let Err(reason) = lead_once(&founders, &group, &router, &current).await {
@@ -160,7 +161,7 @@ async fn lead_once(founders: &Founders, group: &Group, router: &Router, map: &Sh
     for node in map.nodes.keys() {
         let replica = ReplicaId(node.0);
         if !status.voters.contains_key(&replica) && !status.learners.contains_key(&replica) {
-            group.add_learner(replica, *node).await.map_err(|error| error.to_string())?;
+            group.add_learner(replica, *node, deadline).await.map_err(|error| error.to_string())?;
         }
     }
     Ok(())

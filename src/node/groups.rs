@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::raft::{Group, GroupSpec, Host};
+use crate::raft::{ChangeError, Group, GroupSpec, Host};
 use crate::shard::ShardMachine;
 use crate::types::map::{Shard, ShardMap};
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
@@ -17,8 +17,6 @@ use super::tasks::Tasks;
 /// A shard that runs here.
 #[derive(Clone)]
 pub(super) struct LocalShard {
-    pub(super) replica: ReplicaId,
-    pub(super) group: Group,
     pub(super) machine: Arc<ShardMachine>,
 }
 
@@ -79,7 +77,7 @@ impl Groups {
         self.found(shard, replica, &group).await?;
         self.router.add_group(shard.id, group.clone());
         self.tasks.spawn(housekeeping::run(shard.id, group.clone(), machine.clone()));
-        self.running.lock().insert(shard.id, LocalShard { replica, group, machine });
+        self.running.lock().insert(shard.id, LocalShard { machine });
         Ok(())
     }
 
@@ -88,9 +86,12 @@ impl Groups {
         let founding = shard.replicas.iter().filter(|replica| replica.founding && replica.voter);
         let founding: BTreeMap<_, _> = founding.map(|replica| (replica.id, replica.node)).collect();
         let is_first = founding.keys().next() == Some(&replica);
-        if !is_first || shard.epoch != Epoch(1) || group.is_initialized() {
+        if !is_first || shard.epoch != Epoch(1) {
             return Ok(());
         }
-        group.initialize(founding).await.map_err(|error| format!("cannot found shard {}: {error}", shard.id.0))
+        match group.initialize(founding).await {
+            Ok(()) | Err(ChangeError::AlreadyInitialized) => Ok(()),
+            Err(error) => Err(format!("cannot found shard {}: {error}", shard.id.0)),
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::env::time;
-use crate::raft::{Group, ProposeError};
+use crate::raft::{Group, ProposeError, Role};
 use crate::shard::{Expiry, ShardMachine};
 use crate::storage::engine::EngineError;
 use crate::types::GroupId;
@@ -23,7 +23,7 @@ const NAP_MAX: Duration = Duration::from_secs(60);
 pub(super) async fn run(id: GroupId, group: Group, machine: Arc<ShardMachine>) {
     let mut status = group.watch();
     loop {
-        if status.wait_for(|status| status.is_leader()).await.is_err() {
+        if status.wait_for(|status| status.role == Role::Leader).await.is_err() {
             return;
         }
         machine.follow_changes();
@@ -59,7 +59,7 @@ async fn lead(id: GroupId, group: &Group, machine: &ShardMachine) -> Result<(), 
         let wake = expiry.wake_at().map_or(nap, |wake| wake.min(nap));
         tokio::select! {
             biased;
-            ended = status.wait_for(|status| !status.is_leader()) => {
+            ended = status.wait_for(|status| status.role != Role::Leader) => {
                 drop(ended);
                 return Ok(());
             }

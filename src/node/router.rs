@@ -129,7 +129,7 @@ impl Router {
         loop {
             let result = match self.locate(id) {
                 Place::Here(group) => self.serve(id, &group, &request, deadline).await,
-                Place::There(node) => self.forward(node, id, &request, deadline).await,
+                Place::There(node) => self.pass_on(node, id, &request, deadline).await,
                 Place::Nowhere => Err(no_leader(id, None)),
             };
             match result {
@@ -190,7 +190,7 @@ impl Router {
         }
     }
 
-    async fn forward(
+    async fn pass_on(
         &self,
         node: NodeId,
         id: GroupId,
@@ -271,7 +271,7 @@ impl Router {
 }
 
 impl ForwardHandler for Router {
-    fn handle(&self, id: GroupId, request: Bytes, deadline: Instant) -> BoxFuture<'_, Bytes> {
+    fn forward(&self, id: GroupId, request: Bytes, deadline: Instant) -> BoxFuture<'_, Bytes> {
         Box::pin(async move {
             let result = self.handle_forwarded(id, request, deadline).await;
             let kind = result.unwrap_or_else(|failure| group_response::Kind::Refusal(failure.into()));
@@ -285,7 +285,7 @@ async fn transfer(id: GroupId, group: &Group, to: NodeId, deadline: Instant) -> 
     let status = group.status();
     match status.leader {
         Some((_, node)) if node == to => return Ok(status.term),
-        Some((leader, _)) if leader == status.replica => {}
+        Some((leader, _)) if leader == group.replica() => {}
         other => {
             let mut failure = no_leader(id, None);
             failure.detail.leader_node_id = other.map_or(0, |(_, node)| node.0);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::env::time::{self, Instant};
 use crate::proto::v1::{self, ErrorCode};
-use crate::raft::{Group, GroupStatus};
+use crate::raft::{Group, GroupStatus, Role};
 use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
@@ -96,8 +96,8 @@ impl Service for Node {
         let Readiness { ready, reason } = self.readiness();
         let shards = inner.groups.running();
         let replicas = inner.router.groups().into_iter().map(|(id, group)| {
-            let revision = shards.get(&id).map_or(0, |shard| shard.machine.revision().0);
-            replica_status(id, &group.status(), revision)
+            let revision = shards.get(&id).map_or(0, |shard| shard.machine.revision().borrow().0);
+            replica_status(id, &group, revision)
         });
         v1::StatusResponse {
             cluster_id: inner.router.map().cluster_id.map(|id| id.0.to_vec().into()).unwrap_or_default(),
@@ -168,7 +168,7 @@ impl Service for Node {
             gauge(&mut text, name, help, &labelled);
         };
         per_group("quorate_raft_term", "Term of the group.", |status| status.term);
-        per_group("quorate_raft_is_leader", "1 where this node leads.", |status| u64::from(status.is_leader()));
+        per_group("quorate_raft_is_leader", "1 where this node leads.", |status| u64::from(status.role == Role::Leader));
         per_group("quorate_raft_last_index", "Last log index.", |status| status.last.unwrap_or(0));
         per_group("quorate_raft_applied_index", "Last applied index.", |status| status.applied.unwrap_or(0));
         per_group("quorate_raft_durable_applied_index", "Applied index that the engine has flushed.", |status| {
@@ -222,11 +222,22 @@ fn meta_shard(map: &Arc<ShardMap>, status: &GroupStatus) -> v1::Shard {
     v1::Shard { id: GroupId::META.0, epoch: map.version, replicas: replicas.collect(), ..Default::default() }
 }
 
-fn replica_status(id: GroupId, status: &GroupStatus, revision: u64) -> v1::ReplicaStatus {
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped => "stopped",
+    }
+}
+
+fn replica_status(id: GroupId, group: &Group, revision: u64) -> v1::ReplicaStatus {
+    let status = group.status();
     v1::ReplicaStatus {
         shard_id: id.0,
-        replica_id: status.replica.0,
-        role: status.role.to_string(),
+        replica_id: group.replica().0,
+        role: role_name(status.role).to_owned(),
         term: status.term,
         last_index: status.last.unwrap_or(0),
         committed_index: status.committed.unwrap_or(0),

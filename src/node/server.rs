@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::env::disk::DirLock;
 use crate::env::time::{self, Instant};
 use crate::meta::MetaMachine;
-use crate::raft::{Group, GroupSpec, Host, HostConfig, HostError, Identity, IdentityError, PeerBook, TickConfig};
+use crate::raft::{Group, GroupSpec, Host, HostConfig, HostError, Identity, IdentityError, PeerBook, Role, TickConfig};
 use crate::shard::check::WriteLimits;
 use crate::storage::engine::{Catalog, Engine, EngineError};
 use crate::storage::log::{Log, LogConfig, LogError};
@@ -208,9 +208,11 @@ impl Node {
         tasks.spawn(watch_space);
         tasks.spawn(founding::lead_meta(founders.clone(), inner.meta.clone(), inner.router.clone()));
         tasks.spawn(founding::register(inner.config.clone(), inner.id, inner.router.clone()));
+        let meta_log = inner.log.group(GroupId::META).state();
+        let empty = meta_log.last.is_none() && meta_log.purged.is_none();
         let (host, meta, failure) = (inner.host.clone(), inner.meta.clone(), inner.failure.clone());
         tasks.spawn(async move {
-            if let Err(error) = founders.found(&host, &meta).await {
+            if let Err(error) = founders.found(&host, &meta, empty).await {
                 fail(&failure, error.to_string());
             }
         });
@@ -283,10 +285,10 @@ fn fail(failure: &watch::Sender<Option<String>>, reason: String) {
 
 async fn hand_over(id: GroupId, group: &Group, deadline: Instant) {
     let status = group.status();
-    if !status.is_leader() {
+    if status.role != Role::Leader {
         return;
     }
-    let others: Vec<_> = status.voters.keys().copied().filter(|replica| *replica != status.replica).collect();
+    let others: Vec<_> = status.voters.keys().copied().filter(|replica| *replica != group.replica()).collect();
     for replica in others {
         match group.transfer_leader(replica, deadline).await {
             Ok(()) => {
