@@ -22,6 +22,8 @@ mod writer;
 
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod model_test;
 
 pub use error::LogError;
 pub use handle::{GroupLog, Log};
