@@ -6,15 +6,16 @@
 //! - Its own flushes and compactions raise the visible sequence number past a batch that is still
 //!   being written, so that a snapshot taken at that moment sees half of it. Therefore commits go
 //!   one at a time, and views are clones of the one snapshot that was taken after the last commit.
-//! - The cap over all memtables is not implemented. Ours: the largest memtable is rotated when all
-//!   together reach half of the budget; the other half is for memtables that are being written out.
+//! - The cap over all memtables is not implemented. Ours: the largest memtables are rotated once
+//!   all together pass half of the budget; the other half is for memtables that are being written out.
 //! - A keyspace that is no longer written to keeps journals from being removed: [`rotate_idle`].
+//! - It serves damaged journals, and refuses torn ones: [`super::fjall_journal`] looks first.
+//! - Its sequence numbers fall back at a restart when the last batches were for dropped stores.
 //! - It panics on some damage while opening: those panics are caught and become an error.
-//! - It cuts its journal at the first damaged entry and goes on, so that a store may come back at an
-//!   older batch than the flushed one; callers must check what they read (the applied index).
 //!
 //! [`rotate_idle`]: FjallEngine::rotate_idle
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,7 +29,8 @@ use fjall::{
 use parking_lot::{Mutex, RwLock};
 
 use super::check::{distinct, is_empty, refused};
-use super::fjall_files::Files;
+use super::fjall_files::{Files, FlushMark, MarkFile};
+use super::fjall_journal::check_journals;
 use super::{Batch, Direction, Engine, EngineError, KeyRange, PairResult, StoreId, View};
 use crate::env::disk::RealDisk;
 
@@ -72,6 +74,7 @@ pub struct FjallEngine {
     files: Files<'static>,
     writer: Mutex<Writer>,
     seen: RwLock<Seen>,
+    flushed: Mutex<Flushed>,
     failed: OnceLock<String>,
     // Last: fjall waits for its threads when the database goes.
     database: Database,
@@ -90,6 +93,17 @@ struct Writer {
 struct Seen {
     stores: BTreeMap<StoreId, Keyspace>,
     snapshot: Snapshot,
+    /// Commits since the engine was opened.
+    commits: u64,
+    /// Sequence number at which the last of them began.
+    last_commit: u64,
+}
+
+/// Held by the one who flushes.
+struct Flushed {
+    file: MarkFile,
+    /// Of [`Seen::commits`], those that are durable.
+    commits: u64,
 }
 
 impl FjallEngine {
@@ -106,7 +120,11 @@ impl FjallEngine {
         } else {
             files.check_names()?;
         }
+        let (mark_file, mark) = files.flush_mark(next_store.is_none())?;
+        let last_seqno = check_journals(files.disk(), &files.journals()?, mark)?;
         let database = open_database(&files.database(), &config)?;
+        // fjall forgets the numbers of batches whose stores are gone; ours must ascend in the journal.
+        database.supervisor.seqno.fetch_max(mark.seqno.max(last_seqno.unwrap_or(0)) + 1);
         let mut stores = open_stores(&database, &config)?;
         let next_store = match next_store {
             Some(next_store) => next_store,
@@ -114,9 +132,10 @@ impl FjallEngine {
         };
         check_stores(&stores, next_store).map_err(|error| at(dir, error))?;
         let busy = stores.keys().map(|store| (*store, false)).collect();
-        let seen = RwLock::new(Seen { stores, snapshot: database.snapshot() });
+        let seen = RwLock::new(Seen { stores, snapshot: database.snapshot(), commits: 0, last_commit: mark.seqno });
         let writer = Mutex::new(Writer { next_store, busy, unmeasured_bytes: 0 });
-        Ok(Self { config, files, writer, seen, failed: OnceLock::new(), database })
+        let flushed = Mutex::new(Flushed { file: mark_file, commits: 0 });
+        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database })
     }
 
     /// Starts to write out the memtables of stores that got no write since the last call, so that
@@ -154,30 +173,32 @@ impl FjallEngine {
     }
 
     /// Lets readers see what the writer has done. Only while no commit is under way.
-    fn publish(&self, change: impl FnOnce(&mut BTreeMap<StoreId, Keyspace>)) {
+    fn publish(&self, change: impl FnOnce(&mut Seen)) {
         let snapshot = self.database.snapshot();
         let mut seen = self.seen.write();
-        change(&mut seen.stores);
+        change(&mut seen);
         seen.snapshot = snapshot;
     }
 
-    /// Rotates the largest memtable when all together are over their budget.
+    /// Rotates the largest memtables when all together are over their budget.
     fn relieve_memory(&self, writer: &mut Writer, written: u64) -> Result<(), EngineError> {
         writer.unmeasured_bytes += written;
         if writer.unmeasured_bytes < self.config.write_buffer_bytes / MEASURE_SHARE {
             return Ok(());
         }
         writer.unmeasured_bytes = 0;
-        let sizes: Vec<_> = {
+        let mut sizes: Vec<_> = {
             let seen = self.seen.read();
             seen.stores.values().map(|store| (store.tree.active_memtable().size(), store.clone())).collect()
         };
-        let total: u64 = sizes.iter().map(|(size, _)| size).sum();
-        if total < self.config.write_buffer_bytes / 2 {
-            return Ok(());
-        }
-        if let Some((_, largest)) = sizes.into_iter().max_by_key(|(size, _)| *size) {
+        sizes.sort_unstable_by_key(|(size, _)| Reverse(*size));
+        let mut total: u64 = sizes.iter().map(|(size, _)| size).sum();
+        for (size, largest) in sizes {
+            if total <= self.config.write_buffer_bytes / 2 {
+                break;
+            }
             largest.rotate_memtable().map_err(|error| self.fail(error))?;
+            total -= size;
         }
         Ok(())
     }
@@ -193,8 +214,8 @@ impl Engine for FjallEngine {
         writer.next_store = next;
         let keyspace = create_keyspace(&self.database, id, &self.config)?;
         writer.busy.insert(id, false);
-        self.publish(|stores| {
-            stores.insert(id, keyspace);
+        self.publish(|seen| {
+            seen.stores.insert(id, keyspace);
         });
         Ok(id)
     }
@@ -213,8 +234,8 @@ impl Engine for FjallEngine {
         let Some(keyspace) = self.seen.read().stores.get(&store).cloned() else { return Ok(()) };
         self.database.delete_keyspace(keyspace).map_err(|error| self.fail(error))?;
         writer.busy.remove(&store);
-        self.publish(|stores| {
-            stores.remove(&store);
+        self.publish(|seen| {
+            seen.stores.remove(&store);
         });
         Ok(())
     }
@@ -237,8 +258,15 @@ impl Engine for FjallEngine {
                 }
             }
         }
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let seqno = self.database.seqno();
         pending.commit().map_err(|error| self.fail(error))?;
-        self.publish(|_| {});
+        self.publish(|seen| {
+            seen.commits += 1;
+            seen.last_commit = seqno;
+        });
         self.relieve_memory(&mut writer, written)
     }
 
@@ -250,8 +278,20 @@ impl Engine for FjallEngine {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
+        let mut flushed = self.flushed.lock();
         self.check_usable()?;
-        self.database.persist(PersistMode::SyncAll).map_err(|error| self.fail(error))
+        let (commits, seqno) = {
+            let seen = self.seen.read();
+            (seen.commits, seen.last_commit)
+        };
+        if commits == flushed.commits {
+            return Ok(());
+        }
+        let journal = self.files.journals()?.last().map_or(0, |(number, _)| *number);
+        self.database.persist(PersistMode::SyncAll).map_err(|error| self.fail(error))?;
+        flushed.file.set(FlushMark { journal, seqno }).map_err(|error| self.fail(error.into()))?;
+        flushed.commits = commits;
+        Ok(())
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {
@@ -390,3 +430,6 @@ fn translate_io(error: io::Error) -> EngineError {
         _ => EngineError::Io(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

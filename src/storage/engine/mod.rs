@@ -8,6 +8,7 @@ pub mod catalog;
 mod check;
 pub mod fjall_engine;
 mod fjall_files;
+mod fjall_journal;
 pub mod memory;
 pub mod stream;
 mod write_set;
