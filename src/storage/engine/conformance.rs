@@ -1,5 +1,8 @@
 //! One suite for every engine: what the trait promises, tried on each implementation.
 
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
+#![allow(clippy::disallowed_methods, reason = "readers and writers of an engine are threads")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;

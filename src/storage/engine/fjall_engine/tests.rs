@@ -1,3 +1,6 @@
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
+
+use std::io;
 use std::ops::Bound;
 use std::path::PathBuf;
 
@@ -18,15 +21,17 @@ fn batch(store: StoreId, n: u32) -> Batch {
     Batch { writes: keys.map(|key| (store, key, Some(value.clone()))).chain([log]).collect() }
 }
 
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What a store that went through `batches` of [`batch`] holds.
-fn state(batches: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn state(batches: u32) -> Pairs {
     let Some(last) = batches.checked_sub(1) else { return Vec::new() };
     let keys = (0..BATCH_KEYS).map(|key| (key.to_be_bytes().to_vec(), last.to_be_bytes().to_vec()));
     let log = (0..batches).map(|n| ([&[0xff][..], &n.to_be_bytes()].concat(), n.to_be_bytes().to_vec()));
     keys.chain(log).collect()
 }
 
-fn read(engine: &FjallEngine, store: StoreId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+fn read(engine: &FjallEngine, store: StoreId) -> Result<Pairs, EngineError> {
     let view = engine.view(store)?;
     let scan = view.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward);
     scan.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
@@ -78,7 +83,8 @@ fn outcome(dir: &Path, store: StoreId, batches: u32) -> Outcome {
     }
 }
 
-/// Waits for fjall's threads, which nobody else can be asked about.
+/// Waits for fjall's threads, of whose work nothing else tells.
+#[allow(clippy::disallowed_methods, reason = "fjall's threads pass no seam")]
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..2_000 {
         if done() {

@@ -9,8 +9,10 @@ fn write(store: StoreId, key: &str, value: Option<&str>) -> Batch {
     Batch { writes: vec![(store, owned(key), value.map(owned))] }
 }
 
+type Content = Vec<(StoreId, Vec<(Bytes, Bytes)>)>;
+
 /// Everything on the disk.
-fn content(engine: &dyn Engine) -> Vec<(StoreId, Vec<(Bytes, Bytes)>)> {
+fn content(engine: &dyn Engine) -> Content {
     let read = |store| {
         let view = engine.view(store).unwrap();
         view.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward).collect::<Result<_, _>>().unwrap()
@@ -19,7 +21,7 @@ fn content(engine: &dyn Engine) -> Vec<(StoreId, Vec<(Bytes, Bytes)>)> {
 }
 
 /// Does the operations of one scenario and returns the content after each, from the flush on.
-fn scenario(stores: &MemoryStores) -> Vec<Vec<(StoreId, Vec<(Bytes, Bytes)>)>> {
+fn scenario(stores: &MemoryStores) -> Vec<Content> {
     let engine = stores.open();
     let first = engine.create_store().unwrap();
     let second = engine.create_store().unwrap();

@@ -6,8 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fjall_journal::Journal;
-use super::{EngineError, StoreId};
+use super::super::{EngineError, StoreId};
+use super::journal::Journal;
 use crate::env::disk::{Disk, File, read_file, replace_file};
 
 /// Next to fjall's directory.
@@ -190,7 +190,7 @@ impl MarkFile {
         }
         slot.extend_from_slice(&crc32c::crc32c(&slot).to_le_bytes());
         let [even, odd] = SLOT_OFFSETS;
-        self.file.write_at(&slot, if self.count % 2 == 0 { even } else { odd })?;
+        self.file.write_at(&slot, if self.count.is_multiple_of(2) { even } else { odd })?;
         self.file.sync()
     }
 }
