@@ -86,7 +86,11 @@ impl Rig for FjallRig {
     }
 }
 
+#[allow(clippy::disallowed_types, reason = "fjall's files pass no seam")]
 pub(super) fn copy_dir(from: &std::path::Path) -> tempfile::TempDir {
+    use std::io::Read as _;
+    use std::os::unix::fs::MetadataExt as _;
+    const PREFIX: u64 = 1 << 20;
     fn copy(from: &std::path::Path, to: &std::path::Path) {
         std::fs::create_dir_all(to).unwrap();
         for entry in std::fs::read_dir(from).unwrap() {
@@ -94,6 +98,13 @@ pub(super) fn copy_dir(from: &std::path::Path) -> tempfile::TempDir {
             let to = to.join(entry.file_name());
             if entry.file_type().unwrap().is_dir() {
                 copy(&entry.path(), &to);
+            } else if entry.metadata().unwrap().blocks() * 512 < PREFIX {
+                // A journal is reserved far beyond its end; what is written begins it.
+                let mut data = Vec::new();
+                std::fs::File::open(entry.path()).unwrap().take(PREFIX).read_to_end(&mut data).unwrap();
+                std::fs::write(&to, data).unwrap();
+                let size = entry.metadata().unwrap().len();
+                std::fs::OpenOptions::new().write(true).open(&to).unwrap().set_len(size).unwrap();
             } else {
                 std::fs::copy(entry.path(), to).unwrap();
             }

@@ -11,6 +11,7 @@
 //! - A keyspace that is no longer written to keeps journals from being removed: [`rotate_idle`].
 //! - It serves damaged journals, and refuses torn ones: [`journal`] looks first.
 //! - Its sequence numbers fall back at a restart when the last batches were for dropped stores.
+//! - A commit under back-pressure waits for threads that may have failed: only a flush tells.
 //! - It panics on some damage while opening: those panics are caught and become an error.
 //!
 //! [`rotate_idle`]: FjallEngine::rotate_idle
@@ -263,7 +264,8 @@ impl Engine for FjallEngine {
             (seen.commits, seen.last_commit)
         };
         if commits == flushed.commits {
-            return Ok(());
+            // Nothing to sync; but a commit may be waiting for ever for threads that have failed.
+            return self.database.persist(PersistMode::Buffer).map_err(|error| self.fail(error));
         }
         let journal = self.files.journals()?.last().map_or(0, |(number, _)| *number);
         self.database.persist(PersistMode::SyncAll).map_err(|error| self.fail(error))?;

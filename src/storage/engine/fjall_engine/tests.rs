@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use super::*;
@@ -48,9 +49,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn flip(path: &Path, at: usize, bit: u8) {
-    let mut data = std::fs::read(path).unwrap();
-    data[at] ^= 1 << bit;
-    std::fs::write(path, data).unwrap();
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1 << bit], at as u64).unwrap();
 }
 
 /// What a damaged copy did.
@@ -368,6 +370,27 @@ fn errors_are_told_apart() {
     assert!(matches!(translate(io(io::ErrorKind::UnexpectedEof)), EngineError::Corrupt(_)));
     assert!(matches!(translate(fjall::Error::Poisoned), EngineError::Poisoned(_)));
     assert!(matches!(translate(fjall::Error::Unrecoverable), EngineError::Corrupt(_)));
+}
+
+/// fjall writes memtables out in the background; nobody waits for that.
+#[test]
+fn a_failure_in_the_background_is_found_by_the_next_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let store = engine.create_store().unwrap();
+    engine.commit(batch(store, 0)).unwrap();
+    engine.flush().unwrap();
+    let path = engine.seen.read().stores[&store].path().to_owned();
+    std::fs::remove_dir_all(path.join("tables")).unwrap();
+    engine.rotate_idle().unwrap();
+    engine.rotate_idle().unwrap();
+    let mut failed = None;
+    wait_until("the failure", || {
+        failed = engine.flush().err();
+        failed.is_some()
+    });
+    assert!(matches!(failed, Some(EngineError::Poisoned(_))), "{failed:?}");
+    assert!(matches!(engine.commit(batch(store, 1)), Err(EngineError::Poisoned(_))));
 }
 
 #[test]
