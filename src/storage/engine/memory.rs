@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::check::{distinct, refused};
-use super::{Batch, Engine, EngineError, StoreId, View};
+use super::{Batch, Engine, EngineError, StoreId, View, Write};
 
 mod versions;
 mod view;
@@ -54,7 +54,7 @@ type Store = Arc<RwLock<Pairs>>;
 
 /// How to take one operation back.
 enum Undo {
-    Batch(Vec<(StoreId, Bytes, Option<Bytes>)>),
+    Batch(Vec<Write>),
     Created(StoreId),
     Dropped(StoreId, Store),
 }
