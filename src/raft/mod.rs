@@ -2,3 +2,7 @@
 //! the group handle. Commands are opaque bytes here.
 
 pub mod apply;
+mod codec;
+pub mod peers;
+mod runtime;
+pub mod types;
