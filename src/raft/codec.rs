@@ -285,7 +285,9 @@ pub(super) fn snapshot_from_wire(
     let stored = membership.ok_or_else(|| malformed("snapshot header", "no membership"))?;
     let last_membership = stored_membership_from_wire(stored)?;
     let later = |id: &LogId| *id > last || id.index > last.index;
-    if last_membership.log_id().as_ref().is_some_and(later) || last_membership.membership().get_joint_config().is_empty() {
+    if last_membership.log_id().as_ref().is_some_and(later)
+        || last_membership.membership().get_joint_config().is_empty()
+    {
         return Err(malformed("snapshot header", "the membership is not part of the snapshot"));
     }
     Ok((vote, SnapshotMeta { last_log_id: Some(last), last_membership }))

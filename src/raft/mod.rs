@@ -3,6 +3,21 @@
 
 pub mod apply;
 mod codec;
+mod flusher;
+pub mod group;
+pub mod host;
+mod log_store;
+mod machine;
 pub mod peers;
+mod read_index;
+mod registry;
 mod runtime;
-pub mod types;
+mod settings;
+mod snapshot;
+mod start;
+mod status;
+mod transport;
+mod types;
+
+pub use settings::TickConfig;
+pub use start::GroupError;
