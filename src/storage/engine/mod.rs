@@ -4,8 +4,21 @@
 //! span them, and is atomic and visible at once but durable only after [`Engine::flush`]: the Raft
 //! log is the write-ahead log.
 
+pub mod catalog;
+mod check;
+pub mod fjall_engine;
+mod fjall_files;
+mod fjall_journal;
+pub mod memory;
+pub mod stream;
 mod write_set;
 
+#[cfg(test)]
+mod conformance;
+#[cfg(test)]
+mod model;
+
+pub use check::{STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX};
 pub use write_set::WriteSet;
 
 use std::ops::Bound;
@@ -15,6 +28,11 @@ use bytes::Bytes;
 /// A store within an engine. Never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StoreId(pub u64);
+
+impl StoreId {
+    /// The store of the [`catalog`]. Every engine has it from the first opening on and never drops it.
+    pub const CATALOG: Self = Self(0);
+}
 
 /// Why an engine cannot go on. None of these is an answer to a client: the replica stops.
 #[derive(Debug, thiserror::Error)]

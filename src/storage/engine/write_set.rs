@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
-use std::ops::Bound;
 
 use bytes::Bytes;
 
+use super::check::is_empty;
 use super::{Batch, Direction, EngineError, KeyRange, PairResult, StoreId, View};
 
 /// A view with pending writes laid over it. Reads see the writes.
@@ -53,25 +53,16 @@ impl View for WriteSet<'_> {
     }
 
     fn scan<'a>(&'a self, range: KeyRange<'_>, direction: Direction) -> Box<dyn Iterator<Item = PairResult> + 'a> {
-        let base = self.base.scan(range, direction).peekable();
         if is_empty(range) {
             return Box::new(std::iter::empty());
         }
+        let base = self.base.scan(range, direction).peekable();
         let written = self.writes.range::<[u8], _>(range).map(|(key, value)| (key.clone(), value.clone()));
         let written: Box<dyn Iterator<Item = (Bytes, Option<Bytes>)> + 'a> = match direction {
             Direction::Forward => Box::new(written),
             Direction::Reverse => Box::new(written.rev()),
         };
         Box::new(Merge { base, written: written.peekable(), direction })
-    }
-}
-
-/// Whether no key can lie in `range`; `BTreeMap::range` panics on such bounds.
-fn is_empty((start, end): KeyRange<'_>) -> bool {
-    match (start, end) {
-        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
-        (Bound::Included(start), Bound::Included(end)) => start > end,
-        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
     }
 }
 

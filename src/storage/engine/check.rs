@@ -1,0 +1,54 @@
+//! What every engine checks before it touches its data, so that all of them refuse the same things.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::{Batch, EngineError, KeyRange, StoreId};
+
+/// Longest key of a store, in bytes: what fjall can hold.
+pub const STORE_KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// Longest value of a store, in bytes: with its key it still fits a snapshot chunk.
+pub const STORE_VALUE_BYTES_MAX: usize = 7 * 1024 * 1024;
+
+/// Whether no key can lie in `range`. `BTreeMap::range` panics on such bounds.
+pub(super) fn is_empty((start, end): KeyRange<'_>) -> bool {
+    match (start, end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => start >= end,
+    }
+}
+
+/// The batch's writes, each key of a store once, with the last write to it.
+pub(super) fn distinct(batch: Batch) -> Result<Vec<(StoreId, Bytes, Option<Bytes>)>, EngineError> {
+    for (_, key, value) in &batch.writes {
+        check_pair(key.len(), value.as_ref().map_or(0, Bytes::len)).map_err(refused)?;
+    }
+    let ascending = batch.writes.is_sorted_by(|left, right| (left.0, &left.1) < (right.0, &right.1));
+    if ascending {
+        return Ok(batch.writes);
+    }
+    let last: BTreeMap<_, _> = batch.writes.into_iter().map(|(store, key, value)| ((store, key), value)).collect();
+    Ok(last.into_iter().map(|((store, key), value)| (store, key, value)).collect())
+}
+
+/// Why a pair of these lengths cannot be stored.
+pub(super) fn check_pair(key: usize, value: usize) -> Result<(), &'static str> {
+    if key == 0 {
+        Err("the key is empty")
+    } else if key > STORE_KEY_BYTES_MAX {
+        Err("the key is longer than STORE_KEY_BYTES_MAX")
+    } else if value > STORE_VALUE_BYTES_MAX {
+        Err("the value is longer than STORE_VALUE_BYTES_MAX")
+    } else {
+        Ok(())
+    }
+}
+
+/// A call that no engine can carry out, and that changed nothing.
+pub(super) fn refused(reason: &str) -> EngineError {
+    EngineError::Io(io::Error::new(io::ErrorKind::InvalidInput, reason.to_owned()))
+}

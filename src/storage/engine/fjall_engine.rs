@@ -1,0 +1,435 @@
+//! The engine on disk: fjall 3, a fjall keyspace for each store.
+//!
+//! Knows fjall and its quirks, and no key layout. fjall keeps its files itself, with threads of its
+//! own; they pass no seam and are not simulated. What the code guards against in fjall 3.1.13:
+//!
+//! - Its own flushes and compactions raise the visible sequence number past a batch that is still
+//!   being written, so that a snapshot taken at that moment sees half of it. Therefore commits go
+//!   one at a time, and views are clones of the one snapshot that was taken after the last commit.
+//! - The cap over all memtables is not implemented. Ours: the largest memtables are rotated once
+//!   all together pass half of the budget; the other half is for memtables that are being written out.
+//! - A keyspace that is no longer written to keeps journals from being removed: [`rotate_idle`].
+//! - It serves damaged journals, and refuses torn ones: [`super::fjall_journal`] looks first.
+//! - Its sequence numbers fall back at a restart when the last batches were for dropped stores.
+//! - It panics on some damage while opening: those panics are caught and become an error.
+//!
+//! [`rotate_idle`]: FjallEngine::rotate_idle
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot,
+};
+use parking_lot::{Mutex, RwLock};
+
+use super::check::{distinct, is_empty, refused};
+use super::fjall_files::{Files, FlushMark, MarkFile};
+use super::fjall_journal::check_journals;
+use super::{Batch, Direction, Engine, EngineError, KeyRange, PairResult, StoreId, View};
+use crate::env::disk::RealDisk;
+
+/// Smallest journal budget that fjall takes.
+const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Smallest memtable that is worth a table of its own.
+const MEMTABLE_BYTES_MIN: u64 = 256 * 1024;
+/// A store's memtable is rotated at this part of the whole write buffer.
+const MEMTABLE_SHARE: u64 = 4;
+/// The memtables are summed up each time this part of the write buffer was written.
+const MEASURE_SHARE: u64 = 16;
+/// fjall keyspaces are called by this and the store's id.
+const KEYSPACE_PREFIX: &str = "store-";
+
+/// Memory and disk that the engine may use, for all its stores together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FjallConfig {
+    /// Block cache, in bytes.
+    pub cache_bytes: u64,
+    /// Memtables, in bytes.
+    pub write_buffer_bytes: u64,
+    /// Journals, in bytes, at least 64 MiB; beyond it the oldest journal's stores are written out.
+    pub journal_bytes: u64,
+    /// Threads that write memtables out and compact.
+    pub worker_threads: usize,
+}
+
+impl Default for FjallConfig {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self { cache_bytes: 64 * MIB, write_buffer_bytes: 64 * MIB, journal_bytes: 256 * MIB, worker_threads: 2 }
+    }
+}
+
+/// The engine on disk.
+///
+/// Invariants: `seen.snapshot` was taken when no commit was under way; `next_store` on disk is above
+/// every id ever given out.
+pub struct FjallEngine {
+    config: FjallConfig,
+    files: Files<'static>,
+    writer: Mutex<Writer>,
+    seen: RwLock<Seen>,
+    flushed: Mutex<Flushed>,
+    failed: OnceLock<String>,
+    // Last: fjall waits for its threads when the database goes.
+    database: Database,
+}
+
+/// Held by the one who writes.
+struct Writer {
+    next_store: StoreId,
+    /// Written to since the last [`FjallEngine::rotate_idle`].
+    busy: BTreeMap<StoreId, bool>,
+    /// Since the memtables were last summed up.
+    unmeasured_bytes: u64,
+}
+
+/// What readers see.
+struct Seen {
+    stores: BTreeMap<StoreId, Keyspace>,
+    snapshot: Snapshot,
+    /// Commits since the engine was opened.
+    commits: u64,
+    /// Sequence number at which the last of them began.
+    last_commit: u64,
+}
+
+/// Held by the one who flushes.
+struct Flushed {
+    file: MarkFile,
+    /// Of [`Seen::commits`], those that are durable.
+    commits: u64,
+}
+
+impl FjallEngine {
+    /// Opens the engine in `dir`, which is made if need be. Nobody else may use `dir`.
+    ///
+    /// # Errors
+    /// [`EngineError::Corrupt`] naming what is damaged; as the file system otherwise.
+    pub fn open(dir: &Path, config: FjallConfig) -> Result<Self, EngineError> {
+        static DISK: RealDisk = RealDisk;
+        let files = Files::open(&DISK, dir)?;
+        let next_store = files.next_store()?;
+        if next_store.is_none() {
+            files.clear_unfinished()?;
+        } else {
+            files.check_names()?;
+        }
+        let (mark_file, mark) = files.flush_mark(next_store.is_none())?;
+        let last_seqno = check_journals(files.disk(), &files.journals()?, mark)?;
+        let database = open_database(&files.database(), &config)?;
+        // fjall forgets the numbers of batches whose stores are gone; ours must ascend in the journal.
+        database.supervisor.seqno.fetch_max(mark.seqno.max(last_seqno.unwrap_or(0)) + 1);
+        let mut stores = open_stores(&database, &config)?;
+        let next_store = match next_store {
+            Some(next_store) => next_store,
+            None => finish_first_opening(&database, &files, &mut stores, &config)?,
+        };
+        check_stores(&stores, next_store).map_err(|error| at(dir, error))?;
+        let busy = stores.keys().map(|store| (*store, false)).collect();
+        let seen = RwLock::new(Seen { stores, snapshot: database.snapshot(), commits: 0, last_commit: mark.seqno });
+        let writer = Mutex::new(Writer { next_store, busy, unmeasured_bytes: 0 });
+        let flushed = Mutex::new(Flushed { file: mark_file, commits: 0 });
+        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database })
+    }
+
+    /// Starts to write out the memtables of stores that got no write since the last call, so that
+    /// they keep no journal alive. For a timer of some ten seconds. Returns how many.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn rotate_idle(&self) -> Result<usize, EngineError> {
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let stores = self.seen.read().stores.clone();
+        let mut rotated = 0;
+        for (id, keyspace) in stores {
+            let was_busy = writer.busy.insert(id, false).unwrap_or(true);
+            if !was_busy && keyspace.tree.active_memtable().size() > 0 {
+                rotated += usize::from(keyspace.rotate_memtable().map_err(|error| self.fail(error))?);
+            }
+        }
+        Ok(rotated)
+    }
+
+    /// fjall's journals on disk, the active one included.
+    pub fn journal_count(&self) -> usize {
+        self.database.journal_count()
+    }
+
+    fn check_usable(&self) -> Result<(), EngineError> {
+        self.failed.get().map_or(Ok(()), |first| Err(EngineError::Poisoned(first.clone())))
+    }
+
+    /// Remembers a failure after which nothing is known of what was written.
+    fn fail(&self, error: fjall::Error) -> EngineError {
+        self.failed.get_or_init(|| error.to_string());
+        translate(error)
+    }
+
+    /// Lets readers see what the writer has done. Only while no commit is under way.
+    fn publish(&self, change: impl FnOnce(&mut Seen)) {
+        let snapshot = self.database.snapshot();
+        let mut seen = self.seen.write();
+        change(&mut seen);
+        seen.snapshot = snapshot;
+    }
+
+    /// Rotates the largest memtables when all together are over their budget.
+    fn relieve_memory(&self, writer: &mut Writer, written: u64) -> Result<(), EngineError> {
+        writer.unmeasured_bytes += written;
+        if writer.unmeasured_bytes < self.config.write_buffer_bytes / MEASURE_SHARE {
+            return Ok(());
+        }
+        writer.unmeasured_bytes = 0;
+        let mut sizes: Vec<_> = {
+            let seen = self.seen.read();
+            seen.stores.values().map(|store| (store.tree.active_memtable().size(), store.clone())).collect()
+        };
+        sizes.sort_unstable_by_key(|(size, _)| Reverse(*size));
+        let mut total: u64 = sizes.iter().map(|(size, _)| size).sum();
+        for (size, largest) in sizes {
+            if total <= self.config.write_buffer_bytes / 2 {
+                break;
+            }
+            largest.rotate_memtable().map_err(|error| self.fail(error))?;
+            total -= size;
+        }
+        Ok(())
+    }
+}
+
+impl Engine for FjallEngine {
+    fn create_store(&self) -> Result<StoreId, EngineError> {
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let id = writer.next_store;
+        let next = StoreId(id.0 + 1);
+        self.files.set_next_store(next)?;
+        writer.next_store = next;
+        let keyspace = create_keyspace(&self.database, id, &self.config)?;
+        writer.busy.insert(id, false);
+        self.publish(|seen| {
+            seen.stores.insert(id, keyspace);
+        });
+        Ok(id)
+    }
+
+    fn stores(&self) -> Result<Vec<StoreId>, EngineError> {
+        self.check_usable()?;
+        Ok(self.seen.read().stores.keys().copied().collect())
+    }
+
+    fn drop_store(&self, store: StoreId) -> Result<(), EngineError> {
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        if store == StoreId::CATALOG {
+            return Err(refused("the catalog's store cannot be dropped"));
+        }
+        let Some(keyspace) = self.seen.read().stores.get(&store).cloned() else { return Ok(()) };
+        self.database.delete_keyspace(keyspace).map_err(|error| self.fail(error))?;
+        writer.busy.remove(&store);
+        self.publish(|seen| {
+            seen.stores.remove(&store);
+        });
+        Ok(())
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), EngineError> {
+        let writes = distinct(batch)?;
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let mut pending = OwnedWriteBatch::with_capacity(self.database.clone(), writes.len());
+        let mut written = 0;
+        {
+            let seen = self.seen.read();
+            for (store, key, value) in writes {
+                let keyspace = seen.stores.get(&store).ok_or(EngineError::NoStore(store))?;
+                written += (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64;
+                writer.busy.insert(store, true);
+                match value {
+                    Some(value) => pending.insert(keyspace, key, value),
+                    None => pending.remove(keyspace, key),
+                }
+            }
+        }
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let seqno = self.database.seqno();
+        pending.commit().map_err(|error| self.fail(error))?;
+        self.publish(|seen| {
+            seen.commits += 1;
+            seen.last_commit = seqno;
+        });
+        self.relieve_memory(&mut writer, written)
+    }
+
+    fn view(&self, store: StoreId) -> Result<Box<dyn View>, EngineError> {
+        self.check_usable()?;
+        let seen = self.seen.read();
+        let keyspace = seen.stores.get(&store).cloned().ok_or(EngineError::NoStore(store))?;
+        Ok(Box::new(FjallView { keyspace, snapshot: seen.snapshot.clone() }))
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut flushed = self.flushed.lock();
+        self.check_usable()?;
+        let (commits, seqno) = {
+            let seen = self.seen.read();
+            (seen.commits, seen.last_commit)
+        };
+        if commits == flushed.commits {
+            return Ok(());
+        }
+        let journal = self.files.journals()?.last().map_or(0, |(number, _)| *number);
+        self.database.persist(PersistMode::SyncAll).map_err(|error| self.fail(error))?;
+        flushed.file.set(FlushMark { journal, seqno }).map_err(|error| self.fail(error.into()))?;
+        flushed.commits = commits;
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> Result<u64, EngineError> {
+        self.check_usable()?;
+        self.database.disk_space().map_err(translate)
+    }
+}
+
+/// The fields go in this order: fjall removes a dropped keyspace's files with its last handle.
+struct FjallView {
+    snapshot: Snapshot,
+    keyspace: Keyspace,
+}
+
+impl View for FjallView {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let value = self.snapshot.get(&self.keyspace, key).map_err(translate)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan<'a>(&'a self, range: KeyRange<'_>, direction: Direction) -> Box<dyn Iterator<Item = PairResult> + 'a> {
+        if is_empty(range) {
+            return Box::new(std::iter::empty());
+        }
+        let pairs = self.snapshot.range::<&[u8], _>(&self.keyspace, range);
+        let read = |pair: fjall::Guard| {
+            let (key, value) = pair.into_inner().map_err(translate)?;
+            Ok((key.into(), value.into()))
+        };
+        match direction {
+            Direction::Forward => Box::new(pairs.map(read)),
+            Direction::Reverse => Box::new(pairs.rev().map(read)),
+        }
+    }
+}
+
+fn open_database(path: &Path, config: &FjallConfig) -> Result<Database, EngineError> {
+    let open = || {
+        Database::builder(path)
+            .manual_journal_persist(true)
+            .cache_size(config.cache_bytes)
+            .max_journaling_size(config.journal_bytes.max(JOURNAL_BYTES_MIN))
+            .worker_threads(config.worker_threads.max(1))
+            .open()
+    };
+    // fjall has `expect` and `assert` on what it reads while it opens.
+    match catch_unwind(AssertUnwindSafe(open)) {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(at(path, translate(error))),
+        Err(panic) => {
+            let message = panic.downcast::<String>().map_or_else(
+                |panic| panic.downcast::<&str>().map_or_else(|_| "unknown".to_owned(), |text| (*text).to_owned()),
+                |text| *text,
+            );
+            Err(EngineError::Corrupt(format!("{}: fjall cannot open it: {message}", path.display())))
+        }
+    }
+}
+
+fn open_stores(database: &Database, config: &FjallConfig) -> Result<BTreeMap<StoreId, Keyspace>, EngineError> {
+    let mut stores = BTreeMap::new();
+    for name in database.list_keyspace_names() {
+        let id = name.strip_prefix(KEYSPACE_PREFIX).and_then(|id| id.parse().ok()).map(StoreId);
+        let Some(id) = id else {
+            return Err(EngineError::Corrupt(format!("fjall keyspace {:?} is no store", &*name)));
+        };
+        stores.insert(id, database.keyspace(&name, || options(config)).map_err(translate)?);
+    }
+    Ok(stores)
+}
+
+/// Makes what a new engine consists of, or what a first opening that was cut short left out.
+fn finish_first_opening(
+    database: &Database,
+    files: &Files<'_>,
+    stores: &mut BTreeMap<StoreId, Keyspace>,
+    config: &FjallConfig,
+) -> Result<StoreId, EngineError> {
+    if !stores.contains_key(&StoreId::CATALOG) {
+        stores.insert(StoreId::CATALOG, create_keyspace(database, StoreId::CATALOG, config)?);
+    }
+    let next_store = StoreId(StoreId::CATALOG.0 + 1);
+    check_stores(stores, next_store)?;
+    files.set_next_store(next_store)?;
+    Ok(next_store)
+}
+
+fn check_stores(stores: &BTreeMap<StoreId, Keyspace>, next_store: StoreId) -> Result<(), EngineError> {
+    if !stores.contains_key(&StoreId::CATALOG) {
+        return Err(EngineError::Corrupt("the catalog's store is missing".to_owned()));
+    }
+    match stores.last_key_value() {
+        Some((last, _)) if *last >= next_store => {
+            Err(EngineError::Corrupt(format!("store {} is there, but the next id is {}", last.0, next_store.0)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn create_keyspace(database: &Database, store: StoreId, config: &FjallConfig) -> Result<Keyspace, EngineError> {
+    database.keyspace(&format!("{KEYSPACE_PREFIX}{}", store.0), || options(config)).map_err(translate)
+}
+
+fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .manual_journal_persist(true)
+        .max_memtable_size((config.write_buffer_bytes / MEMTABLE_SHARE).max(MEMTABLE_BYTES_MIN))
+}
+
+/// fjall's errors name no file; say at least which database it was.
+fn at(path: &Path, error: EngineError) -> EngineError {
+    match error {
+        EngineError::Corrupt(what) => EngineError::Corrupt(format!("{}: {what}", path.display())),
+        EngineError::Io(error) => EngineError::Io(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        other @ (EngineError::NoStore(_) | EngineError::Poisoned(_)) => other,
+    }
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "both enums are non-exhaustive; the rest is damage")]
+fn translate(error: fjall::Error) -> EngineError {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => translate_io(error),
+        fjall::Error::Poisoned => EngineError::Poisoned("fjall refuses after a failed write".to_owned()),
+        fjall::Error::Locked => EngineError::Io(io::Error::new(io::ErrorKind::WouldBlock, "another process holds it")),
+        damage => EngineError::Corrupt(damage.to_string()),
+    }
+}
+
+/// A file that ends early, or holds what cannot be, is damage and no failure of the device.
+fn translate_io(error: io::Error) -> EngineError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => EngineError::Corrupt(error.to_string()),
+        _ => EngineError::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;
