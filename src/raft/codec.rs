@@ -20,7 +20,7 @@ use crate::types::NodeId;
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {what}: {why}")]
-pub struct Malformed {
+pub(super) struct Malformed {
     what: &'static str,
     why: String,
 }

@@ -17,6 +17,7 @@ pub use super::status::{GroupStatus, Role};
 use super::types::{Command, Place, TypeConfig};
 use crate::env::time;
 use crate::storage::engine::{EngineError, View};
+use crate::storage::log::GroupLog;
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
 
 /// A leader and where it lives; `None` when nobody is known to lead.
@@ -51,6 +52,9 @@ pub enum ProposeError {
         /// Who does.
         leader: Leader,
     },
+    /// Certainly not applied: the log's disk was behind for as long as the deadline allowed.
+    #[error("the log is overloaded")]
+    Overloaded,
     /// It may be applied already, later or never.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
@@ -110,6 +114,7 @@ pub(super) struct Core {
     pub(super) replica: ReplicaId,
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) raft: Raft,
+    pub(super) log: GroupLog,
     pub(super) state: Arc<Replica>,
     pub(super) durable_applied: watch::Sender<Option<u64>>,
     pub(super) status: watch::Sender<GroupStatus>,
@@ -145,8 +150,15 @@ impl Group {
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors
-    /// [`ProposeError::NotLeader`] alone says that the command will never be applied.
+    /// Only [`ProposeError::NotLeader`] and [`ProposeError::Overloaded`] say that the command will
+    /// never be applied.
     pub async fn propose(&self, command: Bytes, deadline: time::Instant) -> Result<Applied, ProposeError> {
+        // Held here, where nothing but this proposal waits, when the log's disk is behind.
+        match time::timeout_at(deadline, self.core.log.admission()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(ProposeError::Stopped(error.to_string())),
+            Err(_) => return Err(ProposeError::Overloaded),
+        }
         let written = time::timeout_at(deadline, self.core.raft.client_write(Command(command))).await;
         match written {
             Ok(Ok(response)) => Ok(Applied { at: codec::position(&response.log_id), answer: response.data.0 }),

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::apply::Apply;
 use super::flusher::{Flusher, LOG_ENTRIES_KEPT};
 use super::group::{Group, GroupSpec};
-use super::peers::{Identity, IdentityError, PeerBook, PeerBookError, Peers, Route};
+use super::peers::{Identity, IdentityError, PeerBook, Peers, Route};
 use super::registry::Registry;
 use super::settings::{self, TickConfig};
 use super::start::{self, Ground, GroupError};

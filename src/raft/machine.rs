@@ -111,9 +111,6 @@ impl Replica {
         self.tail.lock()
     }
 
-    pub(super) fn engine(&self) -> &Arc<dyn Engine> {
-        &self.engine
-    }
 
     /// Applies entries in order, in as few batches as their size allows.
     fn apply(&self, entries: &[Entry]) -> Result<Vec<Answer>, MachineError> {

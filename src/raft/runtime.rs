@@ -11,13 +11,13 @@ use crate::env::{chance, time};
 
 /// The runtime of every group.
 #[derive(Debug)]
-pub struct Runtime {
+pub(super) struct Runtime {
     tokio: tokio::runtime::Runtime,
 }
 
 /// A point on the node's monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(time::Instant);
+pub(super) struct Moment(time::Instant);
 
 impl Add<Duration> for Moment {
     type Output = Self;

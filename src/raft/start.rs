@@ -18,7 +18,7 @@ use super::transport::{Links, NetworkFactory};
 use crate::env::work::{Worker, WorkerGone};
 use crate::storage::engine::catalog::Catalog;
 use crate::storage::engine::{EngineError, StoreId};
-use crate::storage::log::{GroupLog, Log, LogState};
+use crate::storage::log::{GroupLog, Log, LogError, LogState};
 use crate::types::{GroupId, ReplicaId};
 
 /// Why a replica does not run.
@@ -85,6 +85,13 @@ impl Ground {
 pub(super) async fn start(ground: &Ground, spec: GroupSpec, machine: Arc<dyn Apply>) -> Result<Arc<Core>, GroupError> {
     let GroupSpec { group, replica, epoch } = spec;
     let log = ground.log.group(group);
+    match log.check() {
+        Ok(()) => {}
+        Err(LogError::Quarantined { reason, .. }) => {
+            return Err(GroupError::NeedsRebuild { group, replica, why: reason });
+        }
+        Err(error) => return Err(GroupError::Log(error.to_string())),
+    }
     let catalog = ground.catalog.clone();
     let worker = ground.apply_worker(group);
     let (state, vote) = (log.state(), log.vote());
@@ -114,12 +121,13 @@ pub(super) async fn start(ground: &Ground, spec: GroupSpec, machine: Arc<dyn App
         reader: ground.reader.clone(),
     };
     let machine = Machine { replica: state.clone(), worker, flusher: ground.flush.clone(), durable: log.durable() };
-    let raft = run(ground, replica, network, log, machine).await?;
+    let raft = run(ground, replica, network, log.clone(), machine).await?;
     let core = Arc::new(Core {
         group,
         replica,
         epoch,
         raft,
+        log,
         state,
         durable_applied: watch::Sender::new(None),
         status: watch::Sender::new(GroupStatus::default()),

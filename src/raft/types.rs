@@ -13,7 +13,7 @@ use crate::types::NodeId;
 
 /// A command as it is replicated: opaque here.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Command(pub Bytes);
+pub(super) struct Command(pub Bytes);
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,18 +29,18 @@ impl fmt::Debug for Command {
 
 /// What applying an entry answered: opaque here, empty for entries without a command.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct Answer(pub Bytes);
+pub(super) struct Answer(pub Bytes);
 
 /// Where a replica lives.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Place {
+pub(super) struct Place {
     /// The node; its address is the host's business.
     pub node: NodeId,
 }
 
 openraft::declare_raft_types!(
     /// One configuration for all groups. openraft's node id is our replica id, as a plain number.
-    pub TypeConfig:
+    pub(super) TypeConfig:
         D = Command,
         R = Answer,
         NodeId = u64,

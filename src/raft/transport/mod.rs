@@ -37,7 +37,6 @@ use super::peers::{Peers, Refusal};
 use super::types::RpcError;
 use crate::env::net::Network;
 use crate::proto::internal as wire;
-use crate::proto::internal::peer_error::Code as PeerCode;
 use crate::types::NodeId;
 
 /// Time to connect to a peer.

@@ -67,25 +67,30 @@ fn requests(
     why: Arc<Mutex<Option<Refusal>>>,
 ) -> impl Stream<Item = AppendRequest> + Send + 'static {
     let frames = stream::once(future::ready(Ok(first))).chain(frames);
-    let read = move |frame: Result<wire::AppendFrame, Status>| {
-        // A broken stream ends the session; the leader sees it by itself.
-        let request = match read(&registry, &core, frame.ok()?) {
-            Ok(request) => Some(request),
-            Err(refusal) => {
-                why.lock().replace(refusal);
-                None
+    stream::unfold(Box::pin(frames), move |mut frames| {
+        let (registry, core, why) = (registry.clone(), core.clone(), why.clone());
+        async move {
+            // A broken stream ends the session; the leader sees it by itself.
+            let frame = frames.next().await?.ok()?;
+            match read(&registry, &core, frame).await {
+                Ok(request) => Some((request, frames)),
+                Err(refusal) => {
+                    why.lock().replace(refusal);
+                    None
+                }
             }
-        };
-        request
-    };
-    frames.map(read).take_while(|request| future::ready(request.is_some())).filter_map(future::ready)
+        }
+    })
 }
 
-fn read(registry: &Registry, core: &Arc<Core>, frame: wire::AppendFrame) -> Result<AppendRequest, Refusal> {
+async fn read(registry: &Registry, core: &Arc<Core>, frame: wire::AppendFrame) -> Result<AppendRequest, Refusal> {
     let admitted = registry.admit(frame.envelope.as_ref())?;
     if !Arc::ptr_eq(&admitted, core) {
         return Err(Refusal::new(Code::WrongReplica, "a session stays with one group"));
     }
     let request = frame.request.ok_or_else(|| not_read(codec::malformed("append frame", "no request")))?;
-    codec::append_from_wire(request).map_err(not_read)
+    let request = codec::append_from_wire(request).map_err(not_read)?;
+    // Held here, where only this group's session waits, when the log's disk is behind.
+    core.log.admission().await.map_err(stopped)?;
+    Ok(request)
 }
