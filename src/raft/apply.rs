@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::storage::engine::{EngineError, View, WriteSet};
 
 /// Position of an entry in its group's log.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
 pub struct LogPosition {
     /// Term of the leader that proposed it.
     pub term: u64,
@@ -27,6 +27,7 @@ pub trait Apply: Send + Sync + 'static {
     fn apply(&self, state: &mut WriteSet<'_>, at: LogPosition, command: &Bytes) -> Result<Bytes, EngineError>;
 
     /// Called after the batch that ends at `at` is visible, in order, also once at start and after a
-    /// snapshot was installed. `view` shows the state at `at`.
+    /// snapshot was installed. `view` shows the state at `at`; before anything was ever applied that
+    /// is an empty store at the default position.
     fn applied(&self, view: &dyn View, at: LogPosition);
 }

@@ -2,3 +2,22 @@
 //! the group handle. Commands are opaque bytes here.
 
 pub mod apply;
+mod codec;
+mod flusher;
+pub mod group;
+pub mod host;
+mod log_store;
+mod machine;
+pub mod peers;
+mod read_index;
+mod registry;
+mod runtime;
+mod settings;
+mod snapshot;
+mod start;
+mod status;
+mod transport;
+mod types;
+
+pub use settings::TickConfig;
+pub use start::GroupError;

@@ -1,0 +1,353 @@
+//! One replica of one group, as the node sees it: propose, read, watch, change its members.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
+use tokio::sync::watch;
+
+use super::apply::LogPosition;
+use super::codec;
+use super::machine::{Machine, Replica};
+use super::read_index::ReadIndex;
+pub use super::status::{GroupStatus, Role};
+use super::types::{Command, Place, TypeConfig};
+use crate::env::time;
+use crate::storage::engine::{EngineError, View};
+use crate::storage::log::GroupLog;
+use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
+
+/// A leader and where it lives; `None` when nobody is known to lead.
+pub type Leader = Option<(ReplicaId, NodeId)>;
+
+/// Which replica of which group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupSpec {
+    /// The group.
+    pub group: GroupId,
+    /// The replica that lives here.
+    pub replica: ReplicaId,
+    /// Version of the shard's descriptor; 0 when not known.
+    pub epoch: Epoch,
+}
+
+/// A command that was applied.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// Where it stands in the log.
+    pub at: LogPosition,
+    /// What applying it answered.
+    pub answer: Bytes,
+}
+
+/// Why a proposal has no answer.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Certainly not applied; the leader, if known, may take it.
+    #[error("this replica does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Leader,
+    },
+    /// Certainly not applied: the log's disk was behind for as long as the deadline allowed.
+    #[error("the log is overloaded")]
+    Overloaded,
+    /// It may be applied already, later or never.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// The replica has stopped; the outcome is unknown.
+    #[error("the replica has stopped, the outcome is unknown: {0}")]
+    Stopped(String),
+}
+
+/// Why a read cannot be served here now. Reads change nothing, so each of these can be retried.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The leader, if known, may serve it.
+    #[error("this replica does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Leader,
+    },
+    /// No majority confirmed that this replica leads.
+    #[error("no majority answers: {0}")]
+    NoQuorum(String),
+    /// The deadline came first.
+    #[error("the read was not confirmed in time")]
+    Timeout,
+    /// Too many reads wait.
+    #[error("too many reads wait")]
+    Busy,
+    /// The replica has stopped.
+    #[error("the replica has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a group's members or leader were not changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The group has members already: nothing was changed.
+    #[error("the group is initialised already")]
+    AlreadyInitialized,
+    /// Nothing was changed; the leader, if known, can do it.
+    #[error("this replica does not lead")]
+    NotLeader {
+        /// Who does.
+        leader: Leader,
+    },
+    /// Nothing was changed.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It may happen yet.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+}
+
+pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
+
+/// What host, transport and handle share of a group.
+pub(super) struct Core {
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
+    pub(super) epoch: Arc<AtomicU64>,
+    pub(super) raft: Raft,
+    pub(super) log: GroupLog,
+    pub(super) state: Arc<Replica>,
+    pub(super) durable_applied: watch::Sender<Option<u64>>,
+    pub(super) status: watch::Sender<GroupStatus>,
+    pub(super) reads: Arc<ReadIndex>,
+    /// Snapshot transfers to this replica that have begun; only the latest goes on.
+    pub(super) transfers: AtomicU64,
+    /// Set before this node stops the replica.
+    pub(super) stopping: AtomicBool,
+}
+
+/// A handle on one group.
+#[derive(Clone)]
+pub struct Group {
+    pub(super) core: Arc<Core>,
+}
+
+impl Group {
+    /// The group.
+    pub fn id(&self) -> GroupId {
+        self.core.group
+    }
+
+    /// The replica that lives here.
+    pub fn replica(&self) -> ReplicaId {
+        self.core.replica
+    }
+
+    /// Says which version of the shard's descriptor this node knows; frames of older ones are refused.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.core.epoch.fetch_max(epoch.0, Ordering::Relaxed);
+    }
+
+    /// Proposes a command and waits until it is applied here.
+    ///
+    /// # Errors
+    /// Only [`ProposeError::NotLeader`] and [`ProposeError::Overloaded`] say that the command will
+    /// never be applied.
+    pub async fn propose(&self, command: Bytes, deadline: time::Instant) -> Result<Applied, ProposeError> {
+        // Held here, where nothing but this proposal waits, when the log's disk is behind.
+        match time::timeout_at(deadline, self.core.log.admission()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(ProposeError::Stopped(error.to_string())),
+            Err(_) => return Err(ProposeError::Overloaded),
+        }
+        let written = time::timeout_at(deadline, self.core.raft.client_write(Command(command))).await;
+        match written {
+            Ok(Ok(response)) => Ok(Applied { at: codec::position(&response.log_id), answer: response.data.0 }),
+            Ok(Err(error)) => Err(propose_error(error)),
+            Err(_) => Err(ProposeError::Unknown("the deadline came before the answer".to_owned())),
+        }
+    }
+
+    /// Returns once this replica leads for certain and [`Group::view`] shows every write that was
+    /// acknowledged before this call.
+    ///
+    /// # Errors
+    /// When that cannot be known; the read may be retried, here or at the leader.
+    pub async fn read_index(&self, deadline: time::Instant) -> Result<(), ReadError> {
+        self.core.reads.wait(&self.core.raft, deadline).await
+    }
+
+    /// The local state as of now. How new it is only [`Group::read_index`] can tell; without it the
+    /// state may be older than one that was read here before a restart.
+    ///
+    /// # Errors
+    /// When the engine has failed.
+    pub fn view(&self) -> Result<Box<dyn View>, EngineError> {
+        self.core.state.view()
+    }
+
+    /// The group at this moment.
+    pub fn status(&self) -> GroupStatus {
+        self.core.status()
+    }
+
+    /// The group, whenever something of it changes.
+    pub fn watch(&self) -> watch::Receiver<GroupStatus> {
+        self.core.status.subscribe()
+    }
+
+    /// Founds the group with its first voters. At most one of them need be asked; asking several
+    /// with the same voters is harmless.
+    ///
+    /// # Errors
+    /// [`ChangeError::AlreadyInitialized`] when it has members.
+    pub async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
+        let members: BTreeMap<u64, Place> =
+            voters.into_iter().map(|(replica, node)| (replica.0, Place { node })).collect();
+        match self.core.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(ChangeError::AlreadyInitialized),
+            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
+                Err(ChangeError::Refused(error.to_string()))
+            }
+            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Unknown(fatal.to_string())),
+        }
+    }
+
+    /// Adds a replica without a vote, and waits until it has nearly caught up.
+    ///
+    /// # Errors
+    /// When this replica does not lead, or the change was not committed in time.
+    pub async fn add_learner(
+        &self,
+        replica: ReplicaId,
+        node: NodeId,
+        deadline: time::Instant,
+    ) -> Result<(), ChangeError> {
+        changed(time::timeout_at(deadline, self.core.raft.add_learner(replica.0, Place { node }, true)).await)
+    }
+
+    /// Makes exactly these replicas voters. Others leave the group.
+    ///
+    /// # Errors
+    /// When this replica does not lead, one of them is not part of the group, or the change was not
+    /// committed in time.
+    pub async fn change_voters(&self, voters: BTreeSet<ReplicaId>, deadline: time::Instant) -> Result<(), ChangeError> {
+        let voters: BTreeSet<u64> = voters.into_iter().map(|replica| replica.0).collect();
+        changed(time::timeout_at(deadline, self.core.raft.change_membership(voters, false)).await)
+    }
+
+    /// Hands leadership over and waits until this replica has seen it.
+    ///
+    /// # Errors
+    /// When this replica does not lead, `to` has no vote, or it did not take over in time.
+    pub async fn transfer_leader(&self, to: ReplicaId, deadline: time::Instant) -> Result<(), ChangeError> {
+        let status = self.status();
+        if status.role != Role::Leader {
+            return Err(ChangeError::NotLeader { leader: status.leader });
+        }
+        if to == self.core.replica {
+            return Ok(());
+        }
+        if !status.voters.contains_key(&to) {
+            return Err(ChangeError::Refused(format!("{to} is no voter of {}", self.core.group)));
+        }
+        let asked = self.core.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|fatal| ChangeError::Unknown(fatal.to_string()))?;
+        let mut changes = self.watch();
+        let taken = changes.wait_for(|now| now.leader.is_some_and(|(leader, _)| leader == to));
+        match time::timeout_at(deadline, taken).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ChangeError::Unknown("the group was stopped".to_owned())),
+            Err(_) => Err(ChangeError::Unknown(format!("{to} has not taken over in time"))),
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn status(&self) -> GroupStatus {
+        let mut metrics = self.raft.metrics();
+        let status = GroupStatus::of(&metrics.borrow_and_update(), *self.durable_applied.borrow());
+        GroupStatus { applied: self.state.applied().map(|at| at.index).or(status.applied), ..status }
+    }
+
+    /// Stops the replica and waits for its end.
+    pub(super) async fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.group, %error, "a replica did not stop cleanly");
+        }
+    }
+
+    /// The core has ended: a failure, unless this node stopped it. A failed replica must not linger.
+    pub(super) fn ended(&self, why: &Fatal<TypeConfig>, failed: &watch::Sender<Option<String>>) {
+        self.status.send_modify(|status| status.role = Role::Stopped);
+        if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let message = format!("replica {} of group {} failed: {why}", self.replica, self.group);
+        tracing::error!("{message}");
+        failed.send_if_modified(|failed| failed.is_none() && failed.replace(message).is_none());
+    }
+
+    /// Where a replica lives according to the membership this replica knows.
+    pub(super) fn home_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.get_node(&replica.0).map(|place| place.node)
+    }
+}
+
+/// The leader that openraft points to.
+pub(super) fn leader_of(to: &ForwardToLeader<TypeConfig>) -> Leader {
+    Some((ReplicaId(to.leader_id?), to.leader_node?.node))
+}
+
+fn propose_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> ProposeError {
+    match error {
+        // Refused before it was appended, also when nobody is known to lead.
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+            ProposeError::NotLeader { leader: leader_of(&to) }
+        }
+        RaftError::APIError(
+            error @ (ClientWriteError::LogEntryDiscarded(_)
+            | ClientWriteError::ChangeMembershipError(_)
+            | ClientWriteError::PreconditionFailed(_)),
+        ) => ProposeError::Unknown(error.to_string()),
+        RaftError::Fatal(fatal) => ProposeError::Stopped(fatal.to_string()),
+    }
+}
+
+fn changed<T>(
+    result: Result<Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>, time::Elapsed>,
+) -> Result<(), ChangeError> {
+    match result {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
+            Err(ChangeError::NotLeader { leader: leader_of(&to) })
+        }
+        Ok(Err(RaftError::APIError(
+            error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+        ))) => Err(ChangeError::Refused(error.to_string())),
+        Ok(Err(error @ (RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)))) => {
+            Err(ChangeError::Unknown(error.to_string()))
+        }
+        Err(_) => Err(ChangeError::Unknown("it was not committed in time".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refusal_before_appending_says_not_applied() {
+        let lost = ForwardToLeader::<TypeConfig>::empty();
+        let known = ForwardToLeader::new(7, Place { node: NodeId(3) });
+        let error = |error| propose_error(RaftError::APIError(error));
+        assert_eq!(error(ClientWriteError::ForwardToLeader(lost.clone())), ProposeError::NotLeader { leader: None });
+        let leader = Some((ReplicaId(7), NodeId(3)));
+        assert_eq!(error(ClientWriteError::ForwardToLeader(known)), ProposeError::NotLeader { leader });
+        assert!(matches!(error(ClientWriteError::LogEntryDiscarded(lost)), ProposeError::Unknown(_)));
+        assert!(matches!(propose_error(RaftError::Fatal(Fatal::Stopped)), ProposeError::Stopped(_)));
+    }
+}

@@ -1,0 +1,170 @@
+//! This node's identity: a file in its data directory, raised at every start.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::file::{self, FileError};
+use crate::env::chance;
+use crate::env::disk::Disk;
+use crate::proto::internal as wire;
+use crate::types::{ClusterId, NodeId};
+
+const MAGIC: [u8; 4] = *b"QRID";
+/// Name of the file within the data directory.
+const FILE: &str = "identity";
+
+/// Why a data directory cannot be started from.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The directory belongs to another node.
+    #[error("the data directory belongs to node `{stored}`, not to `{given}`: choose another --data-dir or --name")]
+    OtherNode {
+        /// As stored.
+        stored: String,
+        /// As started.
+        given: String,
+    },
+    /// The directory belongs to another cluster.
+    #[error("the data directory belongs to another cluster: {0}; choose another --data-dir, or correct --cluster")]
+    OtherCluster(String),
+}
+
+/// Who this process is. The boot counter was raised and made durable when it was opened.
+#[derive(Clone)]
+pub struct Identity {
+    /// Unique name.
+    pub name: String,
+    /// Node id.
+    pub node: NodeId,
+    /// `None` until known.
+    pub cluster_id: Option<ClusterId>,
+    /// Hash of the first cluster's definition; 0 for a node that joined later.
+    pub founding_hash: u64,
+    /// Starts from this directory, this one included.
+    pub boot: u64,
+    /// Random, once per start.
+    pub nonce: u64,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl Identity {
+    /// Opens or founds the identity of `dir`, which must exist, and durably counts this start.
+    ///
+    /// # Errors
+    /// When the directory belongs to another node or cluster, or the device refuses.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        name: &str,
+        node: NodeId,
+        founding_hash: u64,
+    ) -> Result<Self, IdentityError> {
+        let path = dir.join(FILE);
+        let stored: wire::StoredIdentity = file::read(&*disk, &path, MAGIC)?.unwrap_or_default();
+        let known = stored.boot > 0;
+        if known && (stored.name != name || stored.node_id != node.0) {
+            let stored = format!("{} ({})", stored.name, NodeId(stored.node_id));
+            return Err(IdentityError::OtherNode { stored, given: format!("{name} ({node})") });
+        }
+        if known && founding_hash != 0 && stored.founding_hash != founding_hash {
+            return Err(IdentityError::OtherCluster("it was started with another --cluster".into()));
+        }
+        let identity = Self {
+            name: name.to_owned(),
+            node,
+            cluster_id: ClusterId::from_bytes(&stored.cluster_id),
+            founding_hash: if known { stored.founding_hash } else { founding_hash },
+            boot: stored.boot.saturating_add(1),
+            nonce: chance::bits(),
+            disk,
+            path,
+        };
+        identity.save()?;
+        Ok(identity)
+    }
+
+    /// Makes the cluster id durable.
+    pub(super) fn set_cluster_id(&mut self, id: ClusterId) -> Result<(), IdentityError> {
+        match self.cluster_id {
+            Some(known) if known == id => return Ok(()),
+            Some(known) => return Err(IdentityError::OtherCluster(format!("it is part of {known}, not of {id}"))),
+            None => {}
+        }
+        let with_id = Self { cluster_id: Some(id), ..self.clone() };
+        with_id.save()?;
+        *self = with_id;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<(), FileError> {
+        let stored = wire::StoredIdentity {
+            name: self.name.clone(),
+            node_id: self.node.0,
+            cluster_id: self.cluster_id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id.0)),
+            founding_hash: self.founding_hash,
+            boot: self.boot,
+            nonce: self.nonce,
+        };
+        file::write(&*self.disk, &self.path, MAGIC, &stored)
+    }
+
+    pub(super) fn incarnation(&self) -> wire::Incarnation {
+        wire::Incarnation { node_id: self.node.0, boot: self.boot, nonce: self.nonce }
+    }
+
+    /// What frames carry: the cluster id or, until it is known, the founding hash.
+    pub(super) fn wire_cluster(&self) -> Bytes {
+        match self.cluster_id {
+            Some(id) => Bytes::copy_from_slice(&id.0),
+            None => Bytes::copy_from_slice(&self.founding_hash.to_le_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::disk::RealDisk;
+
+    fn open(dir: &Path, name: &str, node: u64, hash: u64) -> Result<Identity, IdentityError> {
+        Identity::open(Arc::new(RealDisk), dir, name, NodeId(node), hash)
+    }
+
+    #[test]
+    fn each_start_is_counted_and_has_its_own_nonce() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path(), "n1", 1, 5).unwrap();
+        let mut second = open(dir.path(), "n1", 1, 5).unwrap();
+        assert_eq!((first.boot, second.boot), (1, 2));
+        assert_ne!(first.nonce, second.nonce);
+        second.set_cluster_id(ClusterId([7; 16])).unwrap();
+        assert!(second.set_cluster_id(ClusterId([8; 16])).is_err());
+        let third = open(dir.path(), "n1", 1, 0).unwrap();
+        assert_eq!((third.boot, third.cluster_id, third.founding_hash), (3, Some(ClusterId([7; 16])), 5));
+    }
+
+    #[test]
+    fn a_directory_of_another_node_or_cluster_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), "n1", 1, 5).unwrap();
+        assert!(matches!(open(dir.path(), "n2", 1, 5), Err(IdentityError::OtherNode { .. })));
+        assert!(matches!(open(dir.path(), "n1", 2, 5), Err(IdentityError::OtherNode { .. })));
+        assert!(matches!(open(dir.path(), "n1", 1, 6), Err(IdentityError::OtherCluster(_))));
+        assert_eq!(open(dir.path(), "n1", 1, 5).unwrap().boot, 2, "a refused start does not count");
+    }
+
+    #[test]
+    fn a_damaged_identity_is_no_fresh_one() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), "n1", 1, 5).unwrap();
+        let file = RealDisk.open(&dir.path().join(FILE)).unwrap();
+        file.write_at(b"\xff", 20).unwrap();
+        assert!(matches!(open(dir.path(), "n1", 1, 5), Err(IdentityError::File(FileError::Damaged { .. }))));
+    }
+}

@@ -1,0 +1,232 @@
+//! The peer port: what other nodes may ask of this one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future};
+use openraft::base::BoxStream;
+use openraft::raft::{AppendEntriesResponse, StreamAppendError, TransferLeaderRequest};
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, watch};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::connect::stopped as stopped_serving;
+use super::receive::Receiving;
+use super::{CONTROL_CALLS_MAX, refused_status, serve_append};
+use crate::env::net::BoxFuture;
+use crate::env::time;
+use crate::env::work::Worker;
+use crate::proto::internal as wire;
+use crate::proto::internal::control_frame::Request as Call;
+use crate::proto::internal::control_reply::Reply;
+use crate::proto::internal::peer_error::Code;
+use crate::proto::internal::peer_server::Peer;
+use crate::raft::codec::{self, Malformed};
+use crate::raft::group::Core;
+use crate::raft::peers::{Introduction, Refusal};
+use crate::raft::registry::Registry;
+use crate::raft::types::{AppendResult, VoteReply};
+use crate::storage::engine::Engine;
+use crate::types::GroupId;
+use crate::types::limits::{REQUEST_TIMEOUT_MAX, REQUESTS_IN_FLIGHT_MAX};
+
+/// Answers requests that other nodes pass on to this one.
+pub trait ForwardHandler: Send + Sync + 'static {
+    /// Answers one request; whatever goes wrong is part of the answer.
+    fn forward(&self, group: GroupId, request: Bytes, deadline: time::Instant) -> BoxFuture<'_, Bytes>;
+}
+
+/// The service on the peer port.
+#[derive(Clone)]
+pub(in crate::raft) struct PeerService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Arc<Registry>,
+    engine: Arc<dyn Engine>,
+    /// Writes received snapshots.
+    writer: Worker,
+    forward: RwLock<Option<Arc<dyn ForwardHandler>>>,
+    forwards: Semaphore,
+    /// Ends the streams that would otherwise outlive the host.
+    stop: watch::Receiver<bool>,
+}
+
+impl PeerService {
+    pub(in crate::raft) fn new(
+        registry: Arc<Registry>,
+        engine: Arc<dyn Engine>,
+        writer: Worker,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let forwards = Semaphore::new(REQUESTS_IN_FLIGHT_MAX);
+        Self { inner: Arc::new(Inner { registry, engine, writer, forward: RwLock::default(), forwards, stop }) }
+    }
+
+    pub(in crate::raft) fn set_forward_handler(&self, handler: Arc<dyn ForwardHandler>) {
+        *self.inner.forward.write() = Some(handler);
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStream = BoxStream<'static, Result<wire::AppendReply, Status>>;
+    type ControlStream = BoxStream<'static, Result<wire::ControlReply, Status>>;
+
+    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        let hello = request.into_inner();
+        self.inner.hello(hello).await.map(Response::new).map_err(|refusal| {
+            tracing::warn!(code = ?refusal.code, "refused a node: {refusal}");
+            refused_status(&refusal)
+        })
+    }
+
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendFrame>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let registry = self.inner.registry.clone();
+        let answers = serve_append::answers(registry, request.into_inner());
+        Ok(Response::new(Box::pin(answers.take_until(stopped_serving(self.inner.stop.clone())))))
+    }
+
+    async fn control(
+        &self,
+        request: Request<Streaming<wire::ControlFrame>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let inner = self.inner.clone();
+        // A broken stream ends the calls; the peer sees it by itself.
+        let frames = request.into_inner().filter_map(|frame| future::ready(frame.ok()));
+        let replies = frames.map(move |frame| inner.clone().control(frame)).buffer_unordered(CONTROL_CALLS_MAX);
+        Ok(Response::new(Box::pin(replies.map(Ok).take_until(stopped_serving(self.inner.stop.clone())))))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotFrame>>,
+    ) -> Result<Response<wire::SnapshotReply>, Status> {
+        let receiving = Receiving {
+            registry: self.inner.registry.clone(),
+            engine: self.inner.engine.clone(),
+            writer: self.inner.writer.clone(),
+        };
+        let reply = match receiving.receive(request.into_inner()).await {
+            Ok(vote) => wire::SnapshotReply { vote: Some(codec::vote_to_wire(&vote)), error: None },
+            Err(refusal) => {
+                tracing::warn!(code = ?refusal.code, "refused a snapshot: {refusal}");
+                wire::SnapshotReply { vote: None, error: Some(refusal.to_wire()) }
+            }
+        };
+        Ok(Response::new(reply))
+    }
+
+    async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardResponse>, Status> {
+        let request = request.into_inner();
+        match self.inner.forward(request).await {
+            Ok(response) => Ok(Response::new(wire::ForwardResponse { response, error: None })),
+            Err(Failed::Refused(refusal)) => {
+                let error = Some(refusal.to_wire());
+                Ok(Response::new(wire::ForwardResponse { response: Bytes::new(), error }))
+            }
+            Err(Failed::Late) => Err(Status::deadline_exceeded("the forwarded request was not answered in time")),
+        }
+    }
+}
+
+enum Failed {
+    /// It was not begun.
+    Refused(Refusal),
+    /// It may still be executed.
+    Late,
+}
+
+impl Inner {
+    async fn hello(&self, hello: wire::HelloRequest) -> Result<wire::HelloResponse, Refusal> {
+        let peers = &self.registry.peers;
+        if hello.to_node_id != 0 && hello.to_node_id != peers.node().0 {
+            let message = format!("this is node {}, not n{}: check the addresses", peers.node(), hello.to_node_id);
+            return Err(Refusal::new(Code::WrongNode, message));
+        }
+        peers.meet(Introduction::from_request(hello)?).await?;
+        Ok(peers.introduction().to_response())
+    }
+
+    async fn control(self: Arc<Self>, frame: wire::ControlFrame) -> wire::ControlReply {
+        let reply = match self.answer(frame.envelope.as_ref(), frame.request).await {
+            Ok(reply) => reply,
+            Err(refusal) => Reply::Error(refusal.to_wire()),
+        };
+        let log_position = self.registry.peers.position();
+        wire::ControlReply { call: frame.call, reply: Some(reply), log_position }
+    }
+
+    async fn answer(&self, envelope: Option<&wire::Envelope>, call: Option<Call>) -> Result<Reply, Refusal> {
+        let core = self.registry.admit(envelope)?;
+        match call {
+            Some(Call::Heartbeat(request)) => heartbeat(&core, request).await,
+            Some(Call::Vote(request)) => {
+                let request = codec::vote_request_from_wire(request).map_err(not_read)?;
+                voted(core.raft.vote(request).await)
+            }
+            Some(Call::PreVote(request)) => {
+                let request = codec::vote_request_from_wire(request).map_err(not_read)?;
+                voted(core.raft.pre_vote(request).await)
+            }
+            Some(Call::Transfer(request)) => transfer(&core, request).await,
+            None => Err(not_read(codec::malformed("control frame", "no call"))),
+        }
+    }
+
+    async fn forward(&self, request: wire::ForwardRequest) -> Result<Bytes, Failed> {
+        self.registry.admit_to_node(request.envelope.as_ref()).map_err(Failed::Refused)?;
+        let refuse = |message: &str| Failed::Refused(Refusal::new(Code::Unspecified, message));
+        let handler = self.forward.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
+        let _permit = self.forwards.try_acquire().map_err(|_| refuse("too many forwarded requests are executing"))?;
+        let group = GroupId(request.envelope.map_or(0, |envelope| envelope.group_id));
+        let limit = Duration::from_millis(request.deadline_ms).min(REQUEST_TIMEOUT_MAX);
+        let deadline = time::now() + limit;
+        time::timeout(limit, handler.forward(group, request.request, deadline)).await.map_err(|_| Failed::Late)
+    }
+}
+
+pub(super) fn not_read(error: Malformed) -> Refusal {
+    Refusal::new(Code::Malformed, error.to_string())
+}
+
+pub(super) fn stopped(why: impl ToString) -> Refusal {
+    Refusal::new(Code::GroupStopped, why.to_string())
+}
+
+async fn heartbeat(core: &Core, request: wire::AppendRequest) -> Result<Reply, Refusal> {
+    let request = codec::append_from_wire(request).map_err(not_read)?;
+    let previous = request.prev_log_id;
+    let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+    let result: AppendResult = match core.raft.append_entries(request).await.map_err(stopped)? {
+        AppendEntriesResponse::Success => Ok(last),
+        AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
+        AppendEntriesResponse::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+        AppendEntriesResponse::Conflict => match previous {
+            Some(previous) => Err(StreamAppendError::Conflict(previous)),
+            None => return Err(stopped("nothing conflicts with an empty log")),
+        },
+    };
+    Ok(Reply::Heartbeat(codec::append_result_to_wire(&result)))
+}
+
+fn voted<E: std::error::Error>(reply: Result<VoteReply, E>) -> Result<Reply, Refusal> {
+    reply.map(|reply| Reply::Vote(codec::vote_reply_to_wire(&reply))).map_err(stopped)
+}
+
+async fn transfer(core: &Core, request: wire::TransferRequest) -> Result<Reply, Refusal> {
+    let from = request.from_leader.map(codec::vote_from_wire).filter(|vote| vote.committed);
+    let from = from.ok_or_else(|| not_read(codec::malformed("transfer request", "no leader's vote")))?;
+    let last = request.last.map(codec::log_id_from_wire);
+    let call = TransferLeaderRequest::new(from, request.to_replica, last);
+    let refused = match core.raft.handle_transfer_leader(call).await.map_err(stopped)? {
+        Ok(()) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    Ok(Reply::Transfer(wire::TransferReply { refused }))
+}
