@@ -35,7 +35,7 @@ fn scenario(seed: u64) -> usize {
     let names = world.names();
     let crashed = names[usize::try_from(world.chance.below(3)).unwrap()].clone();
     let isolated = names[usize::try_from(world.chance.below(3)).unwrap()].clone();
-    type Act = fn(&mut World<'_>, &str);
+    type Act = fn(&mut World, &str);
     let faults: [(u64, Act, &str); 4] = [
         (5_000 + world.chance.below(2_000), World::crash, &crashed),
         (8_000 + world.chance.below(2_000), World::restart, &crashed),

@@ -44,13 +44,13 @@ struct Machine {
 }
 
 /// Nodes, their disks and the network between them.
-pub(crate) struct World<'a> {
-    pub(crate) sim: Sim<'a>,
+pub(crate) struct World {
+    pub(crate) sim: Sim<'static>,
     pub(crate) chance: Chance,
     machines: BTreeMap<String, Machine>,
 }
 
-impl World<'_> {
+impl World {
     /// A world of `nodes` nodes, drawn from `seed`.
     pub(crate) fn new(seed: u64, nodes: usize, duration: Duration) -> Self {
         let random = Chance(Rc::new(RefCell::new(StdRng::seed_from_u64(seed))));
@@ -126,7 +126,7 @@ impl World<'_> {
     }
 }
 
-impl Drop for World<'_> {
+impl Drop for World {
     fn drop(&mut self) {
         chance::set_hook(None);
     }
@@ -155,7 +155,8 @@ async fn serve(name: String, founding: String, machine: Machine) -> turmoil::Res
     let listener = env.net.listen(&config.client_listen).await?;
     let stores = machine.stores;
     let node = Node::start(config, env, move |_| Ok(Arc::new(stores.open()) as Arc<dyn Engine>)).await?;
-    let api = Api { service: Arc::new(node.clone()), telemetry: Arc::new(Telemetry::default()), requests_in_flight_max };
+    let api =
+        Api { service: Arc::new(node.clone()), telemetry: Arc::new(Telemetry::default()), requests_in_flight_max };
     tokio::select! {
         biased;
         reason = node.failed() => Err(format!("{name} failed: {reason}").into()),

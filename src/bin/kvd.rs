@@ -267,7 +267,7 @@ fn open_engine(config: &NodeConfig, dir: &Path) -> Result<Arc<dyn Engine>, Engin
             };
             Arc::new(FjallEngine::open(dir, settings)?)
         }
-        EngineKind::Memory => Arc::new(MemoryStores::new().open()?),
+        EngineKind::Memory => Arc::new(MemoryStores::new().open()),
     })
 }
 

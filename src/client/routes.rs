@@ -71,7 +71,8 @@ impl Routes {
 
     /// Takes a map over unless it is older than what is known. Leader hints count in any case.
     pub(crate) fn install(&mut self, wire: &MapResponse) -> Result<()> {
-        let map = ShardMap::try_from(wire.clone()).map_err(|error| Error::retryable(ErrorCode::Internal, error.to_string()))?;
+        let map = ShardMap::try_from(wire.clone())
+            .map_err(|error| Error::retryable(ErrorCode::Internal, error.to_string()))?;
         let Some(theirs) = map.cluster_id else {
             return Err(Error::retryable(ErrorCode::Unavailable, "the node has not joined its cluster yet"));
         };

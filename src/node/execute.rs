@@ -17,9 +17,9 @@ use crate::storage::engine::{EngineError, View};
 use crate::types::map::Shard;
 use crate::types::{GroupId, NodeId};
 
+use super::Failure;
 use super::router::no_leader;
 use super::space::SpaceGuard;
-use super::Failure;
 
 /// Threads that walk ranges, so that a long scan holds up no other request.
 const READERS: usize = 2;
@@ -146,6 +146,10 @@ pub(super) fn propose_failure(id: GroupId, error: ProposeError) -> Failure {
             let mut failure = no_leader(id, None);
             failure.detail.leader_node_id = leader.map_or(0, |(_, node)| node.0);
             failure
+        }
+        ProposeError::Overloaded => {
+            let message = format!("shard {} has too many writes waiting; back off and try again", id.0);
+            Failure::retry(ErrorCode::Overloaded, message)
         }
         ProposeError::Unknown(reason) | ProposeError::Stopped(reason) => {
             let message = format!("shard {}: the write was proposed but its outcome is unknown: {reason}", id.0);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::env::time;
 use crate::env::chance;
+use crate::env::time;
 use crate::meta;
 use crate::proto::internal::{MetaCommand, meta_command};
 use crate::proto::v1;
@@ -84,7 +84,8 @@ impl Founders {
         let mut waiting: BTreeSet<_> = self.peers().map(|(id, _)| id).collect();
         let mut reported = time::now();
         while !waiting.is_empty() {
-            for (id, address) in self.peers().filter(|(id, _)| waiting.clone().contains(id)) {
+            let asked = waiting.clone();
+            for (id, address) in self.peers().filter(|(id, _)| asked.contains(id)) {
                 match host.hello(address, HELLO_TIMEOUT).await {
                     Ok(peer) if peer.founded => {
                         return Err(StartError::Wiped { peer: peer.name, cluster: peer.cluster_id });
@@ -100,7 +101,10 @@ impl Founders {
                 if time::now() - reported > REPORT {
                     reported = time::now();
                     let names: Vec<_> = waiting.iter().map(|id| self.members[id].0.as_str()).collect();
-                    tracing::info!(waiting_for = names.join(", "), "a new cluster is founded when all named nodes are here");
+                    tracing::info!(
+                        waiting_for = names.join(", "),
+                        "a new cluster is founded when all named nodes are here"
+                    );
                 }
                 time::sleep(RETRY).await;
             }

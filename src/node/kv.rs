@@ -17,8 +17,8 @@ use crate::types::map::{Shard, ShardMap};
 use crate::types::{GroupId, KeyspaceId};
 
 use super::Failure;
-use super::router::Router;
 use super::route::{self, KeyRange};
+use super::router::Router;
 use super::scan::{PagePlan, limit_exceeded};
 
 /// Serves the data requests of clients.

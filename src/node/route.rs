@@ -13,7 +13,7 @@ use crate::types::{GroupId, Span};
 use super::Failure;
 
 /// Name of the keyspace that requests mean when they name none.
-pub const DEFAULT_KEYSPACE: &str = "default";
+const DEFAULT_KEYSPACE: &str = "default";
 
 /// Keys from `start` on; no end means no upper bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -168,7 +168,9 @@ impl Service for Node {
             gauge(&mut text, name, help, &labelled);
         };
         per_group("quorate_raft_term", "Term of the group.", |status| status.term);
-        per_group("quorate_raft_is_leader", "1 where this node leads.", |status| u64::from(status.role == Role::Leader));
+        per_group("quorate_raft_is_leader", "1 where this node leads.", |status| {
+            u64::from(status.role == Role::Leader)
+        });
         per_group("quorate_raft_last_index", "Last log index.", |status| status.last.unwrap_or(0));
         per_group("quorate_raft_applied_index", "Last applied index.", |status| status.applied.unwrap_or(0));
         per_group("quorate_raft_durable_applied_index", "Applied index that the engine has flushed.", |status| {
@@ -185,9 +187,10 @@ impl Node {
             return Some("the cluster is not founded yet: some nodes of --cluster have not started".to_owned());
         }
         let running = self.inner.router.groups();
-        let missing = map.shards.values().find(|shard| {
-            shard.replica_on(self.inner.id).is_some() && !running.contains_key(&shard.id)
-        });
+        let missing = map
+            .shards
+            .values()
+            .find(|shard| shard.replica_on(self.inner.id).is_some() && !running.contains_key(&shard.id));
         if let Some(shard) = missing {
             return Some(format!("shard {} is starting", shard.id.0));
         }

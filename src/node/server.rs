@@ -10,12 +10,15 @@ use crate::env::Env;
 use crate::env::disk::DirLock;
 use crate::env::time::{self, Instant};
 use crate::meta::MetaMachine;
-use crate::raft::{Group, GroupSpec, Host, HostConfig, HostError, Identity, IdentityError, PeerBook, Role, TickConfig};
+use crate::raft::{
+    Group, GroupSpec, Host, HostConfig, HostError, Identity, IdentityError, PeerBook, PeerBookError, Role, TickConfig,
+};
 use crate::shard::check::WriteLimits;
 use crate::storage::engine::{Catalog, Engine, EngineError};
 use crate::storage::log::{Log, LogConfig, LogError};
 use crate::types::{ClusterId, Epoch, GroupId, NodeId, ReplicaId};
 
+use super::NodeConfig;
 use super::execute::Executor;
 use super::founding::{self, Founders};
 use super::groups::Groups;
@@ -23,7 +26,6 @@ use super::kv::Kv;
 use super::router::Router;
 use super::space::SpaceGuard;
 use super::tasks::Tasks;
-use super::{NodeConfig, Telemetry};
 
 const LOCK: &str = "LOCK";
 const LOG: &str = "log";
@@ -55,11 +57,16 @@ pub enum StartError {
     /// The directory was made by another node or for another cluster, or is damaged.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What was seen of the peers cannot be read.
+    #[error(transparent)]
+    PeerBook(#[from] PeerBookError),
     /// The Raft log cannot be opened.
     #[error("the Raft log cannot be opened: {0}")]
     Log(#[from] LogError),
     /// The log is damaged before its end.
-    #[error("the Raft log is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`")]
+    #[error(
+        "the Raft log is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`"
+    )]
     Quarantined(String),
     /// The state engine cannot be opened.
     #[error("the state engine cannot be opened: {0}")]
@@ -130,12 +137,15 @@ impl Node {
             _ => data_dir(error),
         })?;
         let founders = Founders::new(&config)?;
-        let identity = Identity::open(&*env.disk, &dir, &config.name, founders.node, Founders::hash(&config))?;
-        let peers = PeerBook::open(&*env.disk, &dir)?;
+        let identity = Identity::open(env.disk.clone(), &dir, &config.name, founders.node, Founders::hash(&config))?;
+        let peers = PeerBook::open(env.disk.clone(), &dir)?;
         let log_config = LogConfig { segment_bytes: config.log_segment_bytes, ..LogConfig::default() };
         let (log, recovery) = Log::open(&env, &dir.join(LOG), log_config).await?;
         if let Some((group, reason)) = recovery.quarantined.iter().next() {
             return Err(StartError::Quarantined(format!("group {}: {reason}", group.0)));
+        }
+        if let Some(reason) = recovery.unnamed {
+            return Err(StartError::Quarantined(reason));
         }
         let engine = open_engine(&dir.join(ENGINE))?;
         let catalog = Arc::new(Catalog::open(engine.clone())?);
@@ -144,9 +154,8 @@ impl Node {
             election_min_ms: config.election_min_ms,
             election_max_ms: config.election_max_ms,
         };
-        let host_config = HostConfig { listen: config.peer_listen.clone(), tick, ..HostConfig::default() };
-        let host =
-            Host::start(env.clone(), host_config, identity, peers, log.clone(), engine.clone(), catalog).await?;
+        let host_config = HostConfig { tick, ..HostConfig::new(&config.peer_listen) };
+        let host = Host::start(env.clone(), host_config, identity, peers, log.clone(), engine.clone(), catalog).await?;
         founders.peers().for_each(|(id, address)| host.set_address(id, address));
         Self::run(config, env, founders, host, log, engine, lock).await
     }
@@ -163,7 +172,8 @@ impl Node {
         let id = founders.node;
         let machine = Arc::new(MetaMachine::new());
         let spec = GroupSpec { group: GroupId::META, replica: ReplicaId(id.0), epoch: Epoch(0) };
-        let meta = host.start_group(spec, machine.clone()).await.map_err(|error| StartError::Failed(error.to_string()))?;
+        let meta =
+            host.start_group(spec, machine.clone()).await.map_err(|error| StartError::Failed(error.to_string()))?;
         let space = SpaceGuard::new();
         let executor = Executor::new(id, space.clone(), env.workers);
         let router = Arc::new(Router::new(id, host.clone(), machine.map(), executor));
@@ -200,11 +210,8 @@ impl Node {
         for (_, address) in founders.peers() {
             tasks.spawn(founding::announce(inner.host.clone(), address.to_owned()));
         }
-        let watch_space = inner.space.clone().watch(
-            env.disk.clone(),
-            inner.config.data_dir.clone(),
-            env.workers.start("space"),
-        );
+        let watch_space =
+            inner.space.clone().watch(env.disk.clone(), inner.config.data_dir.clone(), env.workers.start("space"));
         tasks.spawn(watch_space);
         tasks.spawn(founding::lead_meta(founders.clone(), inner.meta.clone(), inner.router.clone()));
         tasks.spawn(founding::register(inner.config.clone(), inner.id, inner.router.clone()));

@@ -17,9 +17,9 @@ use crate::proto::v1::ErrorCode;
 use super::Failure;
 
 /// Writes that grow are refused while less is free than this, in bytes.
-pub const FREE_BYTES_MIN: u64 = 64 << 20;
+const FREE_BYTES_MIN: u64 = 64 << 20;
 /// What the ballast file holds back, in bytes.
-pub const BALLAST_BYTES: u64 = 64 << 20;
+const BALLAST_BYTES: u64 = 64 << 20;
 /// How often the disk is asked.
 const INTERVAL: Duration = Duration::from_millis(500);
 const BALLAST: &str = "BALLAST";

@@ -19,5 +19,8 @@ mod status;
 mod transport;
 mod types;
 
+pub use group::{Applied, ChangeError, Group, GroupSpec, GroupStatus, ProposeError, ReadError, Role};
+pub use host::{ForwardError, ForwardHandler, HelloError, Host, HostConfig, HostError, PeerInfo};
+pub use peers::{Identity, IdentityError, PeerBook, PeerBookError};
 pub use settings::TickConfig;
 pub use start::GroupError;
