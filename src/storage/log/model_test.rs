@@ -42,11 +42,19 @@ impl Seeded {
 }
 
 /// What a group's log should hold.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Default)]
 struct Content {
     purged: Option<EntryId>,
     entries: Vec<LogEntry>,
     vote: Option<Bytes>,
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "[purged {:?}, vote {:?}", self.purged.map(|purged| purged.index), self.vote)?;
+        self.entries.iter().try_for_each(|entry| write!(f, " {}@{}", entry.index, entry.term))?;
+        write!(f, "]")
+    }
 }
 
 impl Content {
@@ -109,8 +117,7 @@ impl History {
         move |result| {
             if result.is_ok() {
                 let mut acknowledged = acknowledged.lock();
-                assert!(*acknowledged < at, "completed in order");
-                *acknowledged = at;
+                *acknowledged = at.max(*acknowledged);
             }
         }
     }
@@ -157,7 +164,9 @@ impl Run {
             let entries = group.read(0..u64::MAX, usize::MAX).await.unwrap();
             let state = group.state();
             let found = Content { purged: state.purged, entries, vote: group.vote() };
-            assert!(history.allows(&found), "{id} is {found:?}");
+            let known = *history.acknowledged.lock();
+            let allowed = &history.states[known..];
+            assert!(history.allows(&found), "{id} is {found:?}, not one of {allowed:#?}");
             assert_eq!(*group.durable().borrow(), state.last.map(|last| last.index));
             let committed = group.committed();
             assert!(history.committed.contains(&committed), "{id} is committed to {committed:?}");

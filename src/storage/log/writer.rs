@@ -172,21 +172,24 @@ impl Writer {
         Ok(())
     }
 
-    /// The committed marks that ride on this frame.
+    /// The committed marks that ride on this frame, behind its operations: of groups whose life has
+    /// begun by then.
     fn take_committed(&self) -> Vec<(GroupId, u64, Bytes)> {
         let mut state = self.shared.state.lock();
         let limit = self.shared.config.committed_bytes_max();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(id) = state.committed_dirty.pop_first() {
+        let queued = state.queue.front().map_or(u64::MAX, |operation| operation.id);
+        let (mut taken, mut later, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
+        for id in std::mem::take(&mut state.committed_dirty) {
             let Some(group) = state.groups.get(&id) else { continue };
             let Some(mark) = &group.committed else { continue };
             bytes += MARK_PREFIX_BYTES + mark.len();
-            if bytes > limit {
-                state.committed_dirty.insert(id);
-                break;
+            if bytes > limit || group.life >= queued || group.life + 1 == queued {
+                later.insert(id);
+                continue;
             }
             taken.push((id, group.life, mark.clone()));
         }
+        state.committed_dirty = later;
         taken
     }
 
@@ -294,12 +297,12 @@ fn write_frame(mut batch: Batch, mut buffer: Vec<u8>) -> (Batch, Vec<u8>, io::Re
     if let Some(roster) = &batch.roster {
         record::put_roster(&mut buffer, roster.complete, roster.lost, &roster.groups);
     }
-    for (group, _, mark) in &batch.committed {
-        record::put_committed(&mut buffer, *group, mark);
-    }
     for operation in &batch.operations {
         batch.starts.push(buffer.len() - HEADER_BYTES);
         put_operation(&mut buffer, operation);
+    }
+    for (group, _, mark) in &batch.committed {
+        record::put_committed(&mut buffer, *group, mark);
     }
     let length = u32::try_from(buffer.len() - HEADER_BYTES);
     let written = length.map_err(io::Error::other).and_then(|length| {
