@@ -27,7 +27,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::check::{distinct, is_empty, refused};
 use super::{Batch, Direction, Engine, EngineError, KeyRange, PairResult, StoreId, View};
-use crate::env::disk::RealDisk;
+use crate::env::disk::{DirLock, RealDisk};
 
 mod errors;
 mod files;
@@ -55,8 +55,9 @@ pub struct FjallEngine {
     seen: RwLock<Seen>,
     flushed: Mutex<Flushed>,
     failed: OnceLock<String>,
-    // Last: fjall waits for its threads when the database goes.
+    // The last two, in this order: fjall waits for its threads when the database goes.
     database: Database,
+    _lock: Box<dyn DirLock>,
 }
 
 /// Held by the one who writes.
@@ -86,13 +87,16 @@ struct Flushed {
 }
 
 impl FjallEngine {
-    /// Opens the engine in `dir`, which is made if need be. Nobody else may use `dir`.
+    /// Opens the engine in `dir`, which is made if need be. An engine that had it open before must be
+    /// gone, with all its views.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] naming what is damaged; as the file system otherwise.
+    /// [`EngineError::Corrupt`] naming what is damaged; [`std::io::ErrorKind::WouldBlock`] when another
+    /// process has it open; as the file system otherwise.
     pub fn open(dir: &Path, config: FjallConfig) -> Result<Self, EngineError> {
         static DISK: RealDisk = RealDisk;
         let files = Files::open(&DISK, dir)?;
+        let lock = files.lock()?;
         let next_store = files.next_store()?;
         if next_store.is_none() {
             files.clear_unfinished()?;
@@ -114,7 +118,7 @@ impl FjallEngine {
         let seen = RwLock::new(Seen { stores, snapshot: database.snapshot(), commits: 0, last_commit: mark.seqno });
         let writer = Mutex::new(Writer { next_store, busy, unmeasured_bytes: 0 });
         let flushed = Mutex::new(Flushed { file: mark_file, commits: 0 });
-        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database })
+        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database, _lock: lock })
     }
 
     /// Starts to write out the memtables of stores that got no write since the last call, so that

@@ -165,3 +165,24 @@ fn counts_its_bytes() {
     stores.crash(&mut || 3);
     assert_eq!(stores.open().disk_bytes().unwrap(), 3);
 }
+
+#[test]
+fn a_damaged_value_is_never_served() {
+    let stores = MemoryStores::new();
+    let engine = stores.open();
+    let store = engine.create_store().unwrap();
+    for key in ["a", "b", "c"] {
+        engine.commit(write(store, key, Some("v"))).unwrap();
+    }
+    stores.corrupt(store, b"b");
+    let view = engine.view(store).unwrap();
+    assert!(matches!(view.get(b"b"), Err(EngineError::Corrupt(what)) if what.contains("key b")));
+    assert!(view.get(b"a").unwrap().is_some());
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let scan: Vec<_> =
+            view.scan((Bound::Unbounded, Bound::Unbounded), direction).map(|pair| pair.is_ok()).collect();
+        assert_eq!(scan, [true, false, true]);
+    }
+    engine.commit(write(store, "b", Some("w"))).unwrap();
+    assert_eq!(engine.view(store).unwrap().get(b"b").unwrap().as_deref(), Some(b"w".as_slice()));
+}
