@@ -16,6 +16,10 @@ mod settings;
 mod snapshot;
 mod start;
 mod status;
+#[cfg(test)]
+mod suite_test;
+#[cfg(test)]
+mod test_bed;
 mod transport;
 mod types;
 
