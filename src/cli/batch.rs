@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Session;
+use super::Context;
 use super::args::{Format, InputArgs};
 use super::exit::Failure;
 use super::text::{need_bytes, take_bytes};
@@ -11,10 +11,10 @@ use crate::client::BatchOperation;
 
 const HINT: &str = "`kvctl help batch` shows the form of a line";
 
-pub(crate) async fn batch(session: &mut Session<'_>, args: InputArgs) -> Result<(), Failure> {
-    let input = session.read(args.file).await?;
+pub(crate) async fn batch(context: &mut Context<'_>, args: InputArgs) -> Result<(), Failure> {
+    let input = context.read(args.file).await?;
     let operations = parse(&input).map_err(|message| Failure::usage(message, HINT))?;
-    let client = session.client().await?;
+    let client = context.client().await?;
     let outcomes = client.batch(&operations).await?;
     let applied: usize =
         outcomes.iter().filter(|outcome| outcome.result.is_ok()).map(|outcome| outcome.operations.len()).sum();
@@ -30,9 +30,9 @@ pub(crate) async fn batch(session: &mut Session<'_>, args: InputArgs) -> Result<
             Err(error) => failures.push(Failure::from(error).at(&format!("shard {}", outcome.shard.0))),
         }
     }
-    match session.format() {
-        Format::Json => session.print_json(&json!({ "applied": applied, "shards": shards })).await?,
-        Format::Simple | Format::Table if failures.is_empty() => session.print("OK\n").await?,
+    match context.format() {
+        Format::Json => context.print_json(&json!({ "applied": applied, "shards": shards })).await?,
+        Format::Simple | Format::Table if failures.is_empty() => context.print("OK\n").await?,
         Format::Simple | Format::Table => {}
     }
     // The worst of them: a part whose outcome is unknown matters most.

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::Session;
+use super::Context;
 use super::args::{EndpointArgs, EndpointCommand, Format, MemberCommand, ShardCommand};
 use super::exit::{Exit, Failure};
 use super::table::table;
@@ -18,19 +18,19 @@ struct Listing {
     json: Value,
 }
 
-async fn show(session: &mut Session<'_>, listing: Listing) -> Result<(), Failure> {
-    match session.format() {
-        Format::Json => session.print_json(&listing.json).await,
-        Format::Table => session.print(table(listing.header, &listing.rows)).await,
+async fn show(context: &mut Context<'_>, listing: Listing) -> Result<(), Failure> {
+    match context.format() {
+        Format::Json => context.print_json(&listing.json).await,
+        Format::Table => context.print(table(listing.header, &listing.rows)).await,
         Format::Simple => {
             let lines: String = listing.rows.iter().map(|row| format!("{}\n", row.join("\t"))).collect();
-            session.print(lines).await
+            context.print(lines).await
         }
     }
 }
 
-pub(crate) async fn shard(session: &mut Session<'_>, command: ShardCommand) -> Result<(), Failure> {
-    let client = session.client().await?;
+pub(crate) async fn shard(context: &mut Context<'_>, command: ShardCommand) -> Result<(), Failure> {
+    let client = context.client().await?;
     match command {
         ShardCommand::List => {
             let shards = client.shards(true).await?.shards;
@@ -39,7 +39,7 @@ pub(crate) async fn shard(session: &mut Session<'_>, command: ShardCommand) -> R
                 rows: shards.iter().map(shard_row).collect(),
                 json: json!({ "shards": shards.iter().map(shard_json).collect::<Vec<_>>() }),
             };
-            show(session, listing).await
+            show(context, listing).await
         }
         ShardCommand::MoveLeader { shard, node } => {
             let id = shard.strip_prefix('g').unwrap_or(&shard).parse::<u64>();
@@ -47,11 +47,11 @@ pub(crate) async fn shard(session: &mut Session<'_>, command: ShardCommand) -> R
                 .map_err(|_| Failure::usage(format!("`{shard}` is no shard id"), "`kvctl shard list` shows the ids"))?;
             let to = client.find_node(&node).await?;
             let moved = client.move_leader(GroupId(id), to).await?;
-            match session.format() {
+            match context.format() {
                 Format::Json => {
-                    session.print_json(&json!({ "leader_node_id": moved.leader_node_id, "term": moved.term })).await
+                    context.print_json(&json!({ "leader_node_id": moved.leader_node_id, "term": moved.term })).await
                 }
-                Format::Simple | Format::Table => session.print("OK\n").await,
+                Format::Simple | Format::Table => context.print("OK\n").await,
             }
         }
     }
@@ -108,9 +108,9 @@ fn shard_json(entry: &shards_response::Entry) -> Value {
     })
 }
 
-pub(crate) async fn member(session: &mut Session<'_>, command: MemberCommand) -> Result<(), Failure> {
+pub(crate) async fn member(context: &mut Context<'_>, command: MemberCommand) -> Result<(), Failure> {
     let MemberCommand::List = command;
-    let client = session.client().await?;
+    let client = context.client().await?;
     let answer = client.members().await?;
     let labels = |labels: Vec<(&String, &String)>| {
         let mut pairs: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -140,7 +140,7 @@ pub(crate) async fn member(session: &mut Session<'_>, command: MemberCommand) ->
         rows: rows.collect(),
         json: json!({ "cluster_id": hex(&answer.cluster_id), "members": members.collect::<Vec<_>>() }),
     };
-    show(session, listing).await
+    show(context, listing).await
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -168,15 +168,15 @@ async fn ask(client: &Client, args: &EndpointArgs) -> Result<Vec<Asked>, Failure
     Ok(join_all(asked).await)
 }
 
-pub(crate) async fn endpoint(session: &mut Session<'_>, command: EndpointCommand) -> Result<(), Failure> {
-    let client = session.client().await?;
+pub(crate) async fn endpoint(context: &mut Context<'_>, command: EndpointCommand) -> Result<(), Failure> {
+    let client = context.client().await?;
     match command {
-        EndpointCommand::Status(args) => status(session, ask(&client, &args).await?).await,
-        EndpointCommand::Health(args) => health(session, ask(&client, &args).await?).await,
+        EndpointCommand::Status(args) => status(context, ask(&client, &args).await?).await,
+        EndpointCommand::Health(args) => health(context, ask(&client, &args).await?).await,
     }
 }
 
-async fn health(session: &mut Session<'_>, asked: Vec<Asked>) -> Result<(), Failure> {
+async fn health(context: &mut Context<'_>, asked: Vec<Asked>) -> Result<(), Failure> {
     let judged: Vec<_> = asked
         .iter()
         .map(|asked| match &asked.answer {
@@ -205,7 +205,7 @@ async fn health(session: &mut Session<'_>, asked: Vec<Asked>) -> Result<(), Fail
     };
     let sick = judged.iter().filter(|(_, trouble)| trouble.is_some()).count();
     let all = judged.len();
-    show(session, listing).await?;
+    show(context, listing).await?;
     if sick == 0 {
         return Ok(());
     }
@@ -216,7 +216,7 @@ async fn health(session: &mut Session<'_>, asked: Vec<Asked>) -> Result<(), Fail
     })
 }
 
-async fn status(session: &mut Session<'_>, asked: Vec<Asked>) -> Result<(), Failure> {
+async fn status(context: &mut Context<'_>, asked: Vec<Asked>) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut json = Vec::new();
     let mut silent = Vec::new();
@@ -237,7 +237,7 @@ async fn status(session: &mut Session<'_>, asked: Vec<Asked>) -> Result<(), Fail
         rows,
         json: json!({ "endpoints": json }),
     };
-    show(session, listing).await?;
+    show(context, listing).await?;
     match silent.first() {
         None => Ok(()),
         Some(first) => {

@@ -8,26 +8,26 @@ use tokio::io::AsyncWriteExt;
 use super::args::{ExportArgs, Format};
 use super::exit::Failure;
 use super::progress::Progress;
-use super::{Session, TIMEOUT_BULK_DEFAULT, keys, lines};
+use super::{Context, TIMEOUT_BULK_DEFAULT, keys, lines};
 use crate::client::ScanOptions;
 use crate::env::console::Output;
 
-pub(crate) async fn export(session: &mut Session<'_>, args: ExportArgs) -> Result<(), Failure> {
+pub(crate) async fn export(context: &mut Context<'_>, args: ExportArgs) -> Result<(), Failure> {
     let Some(file) = args.file.clone().filter(|file| file.as_os_str() != "-") else {
-        let mut stdout = std::mem::replace(&mut session.console.stdout, Box::new(tokio::io::sink()));
-        let done = write_all(session, &args, &mut stdout).await;
-        session.console.stdout = stdout;
+        let mut stdout = std::mem::replace(&mut context.console.stdout, Box::new(tokio::io::sink()));
+        let done = write_all(context, &args, &mut stdout).await;
+        context.console.stdout = stdout;
         let (progress, revision) = done?;
         // Standard output carries the records; what is said about them goes elsewhere.
-        return session.warn(&format!("{} at revision {revision}", progress.summary())).await;
+        return context.warn(&format!("{} at revision {revision}", progress.summary())).await;
     };
     let name = file.display().to_string();
     let partial = partial(&file);
-    let mut out = session.console.files.create(&partial).await.map_err(|error| Failure::from(error).at(&name))?;
-    let (progress, revision) = write_all(session, &args, &mut out).await?;
+    let mut out = context.console.files.create(&partial).await.map_err(|error| Failure::from(error).at(&name))?;
+    let (progress, revision) = write_all(context, &args, &mut out).await?;
     out.shutdown().await.map_err(|error| Failure::from(error).at(&name))?;
-    session.console.files.rename(&partial, &file).await.map_err(|error| Failure::from(error).at(&name))?;
-    match session.format() {
+    context.console.files.rename(&partial, &file).await.map_err(|error| Failure::from(error).at(&name))?;
+    match context.format() {
         Format::Json => {
             let summary = json!({
                 "exported": progress.records,
@@ -35,10 +35,10 @@ pub(crate) async fn export(session: &mut Session<'_>, args: ExportArgs) -> Resul
                 "bytes": progress.bytes,
                 "seconds": progress.seconds(),
             });
-            session.print_json(&summary).await
+            context.print_json(&summary).await
         }
         Format::Simple | Format::Table => {
-            session.print(format!("{} at revision {revision}\n", progress.summary())).await
+            context.print(format!("{} at revision {revision}\n", progress.summary())).await
         }
     }
 }
@@ -50,11 +50,11 @@ fn partial(file: &std::path::Path) -> PathBuf {
     name.into()
 }
 
-async fn write_all(session: &mut Session<'_>, args: &ExportArgs, out: &mut Output) -> Result<(Progress, u64), Failure> {
-    let client = session.client_with(TIMEOUT_BULK_DEFAULT, true).await?;
+async fn write_all(context: &mut Context<'_>, args: &ExportArgs, out: &mut Output) -> Result<(Progress, u64), Failure> {
+    let client = context.client_with(TIMEOUT_BULK_DEFAULT, true).await?;
     let options = ScanOptions::new().revision(args.rev);
     let mut scan = client.scan(keys::range(args.range.clone()), options);
-    let mut progress = Progress::new("exported", None, session.console.stderr_is_terminal);
+    let mut progress = Progress::new("exported", None, context.console.stderr_is_terminal);
     while let Some(page) = scan.next_page().await? {
         let mut text = Vec::new();
         for record in &page {
@@ -62,7 +62,7 @@ async fn write_all(session: &mut Session<'_>, args: &ExportArgs, out: &mut Outpu
                 .map_err(|message| Failure::usage(message, "export with --format json, which takes every record"))?;
         }
         out.write_all(&text).await?;
-        progress.advance(page.len() as u64, text.len() as u64, &mut session.console.stderr).await;
+        progress.advance(page.len() as u64, text.len() as u64, &mut context.console.stderr).await;
     }
     out.flush().await?;
     progress.clear();

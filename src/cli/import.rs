@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use super::args::{Format, ImportArgs, LineFormat};
 use super::exit::{Exit, Failure};
 use super::progress::Progress;
-use super::{Session, TIMEOUT_BULK_DEFAULT, interrupted, lines};
+use super::{Context, TIMEOUT_BULK_DEFAULT, interrupted, lines};
 use crate::client;
 use crate::client::BatchOperation;
 use crate::env::console::Input;
@@ -53,7 +53,7 @@ struct Pending {
 }
 
 struct Importer<'a, 'b> {
-    session: &'a mut Session<'b>,
+    context: &'a mut Context<'b>,
     writer: client::Session,
     progress: Progress,
     pending: Pending,
@@ -63,13 +63,13 @@ struct Importer<'a, 'b> {
     skipped: u64,
 }
 
-pub(crate) async fn import(session: &mut Session<'_>, args: ImportArgs) -> Result<(), Failure> {
-    let (input, size, name) = session.open(args.file.clone()).await?;
-    let client = session.client_with(TIMEOUT_BULK_DEFAULT, true).await?;
-    let progress = Progress::new("imported", size, session.console.stderr_is_terminal);
+pub(crate) async fn import(context: &mut Context<'_>, args: ImportArgs) -> Result<(), Failure> {
+    let (input, size, name) = context.open(args.file.clone()).await?;
+    let client = context.client_with(TIMEOUT_BULK_DEFAULT, true).await?;
+    let progress = Progress::new("imported", size, context.console.stderr_is_terminal);
     let mut importer = Importer {
         writer: client.session(),
-        session,
+        context,
         progress,
         pending: Pending::default(),
         in_flight: InFlight::new(),
@@ -80,7 +80,7 @@ pub(crate) async fn import(session: &mut Session<'_>, args: ImportArgs) -> Resul
     // What is on its way is seen through, also after a bad line.
     let drained = importer.drain(0).await;
     importer.progress.clear();
-    if !importer.session.interrupt.is_cancelled() {
+    if !importer.context.interrupt.is_cancelled() {
         importer.writer.close().await;
     }
     match read.and(drained) {
@@ -97,7 +97,7 @@ impl Importer<'_, '_> {
         let mut line = Vec::new();
         loop {
             line.clear();
-            let interrupt = self.session.interrupt.clone();
+            let interrupt = self.context.interrupt.clone();
             let read = tokio::select! {
                 biased;
                 () = interrupt.cancelled() => return Err(interrupted()),
@@ -167,7 +167,7 @@ impl Importer<'_, '_> {
     /// so that the count at the end is right.
     async fn drain(&mut self, left: usize) -> Result<(), Failure> {
         let mut failed = None;
-        let interrupt = self.session.interrupt.clone();
+        let interrupt = self.context.interrupt.clone();
         while self.in_flight.len() > if failed.is_some() { 0 } else { left } {
             let sent = tokio::select! {
                 biased;
@@ -181,7 +181,7 @@ impl Importer<'_, '_> {
             match sent.result {
                 Ok(()) => {
                     let records = sent.keys.len() as u64;
-                    self.progress.advance(records, sent.bytes, &mut self.session.console.stderr).await;
+                    self.progress.advance(records, sent.bytes, &mut self.context.console.stderr).await;
                 }
                 Err(error) => {
                     let failure = Failure::from(error).at(&format!("lines {} to {}", sent.lines.0, sent.lines.1));
@@ -198,7 +198,7 @@ impl Importer<'_, '_> {
 
     async fn report(&mut self) -> Result<(), Failure> {
         let progress = &self.progress;
-        let text = match self.session.format() {
+        let text = match self.context.format() {
             Format::Json => {
                 let summary = json!({
                     "imported": progress.records,
@@ -213,7 +213,7 @@ impl Importer<'_, '_> {
             }
             Format::Simple | Format::Table => format!("{}\n", progress.summary()),
         };
-        self.session.print(text).await
+        self.context.print(text).await
     }
 
     fn explain(&self, failure: Failure) -> Failure {
@@ -221,9 +221,10 @@ impl Importer<'_, '_> {
             return failure;
         }
         let message = format!("{}; {} records were imported before", failure.message, self.progress.records);
-        let hint = match failure.exit {
-            Exit::Usage => failure.hint,
-            _ => format!("{}; importing the same file again is safe", failure.hint).trim_start_matches("; ").to_owned(),
+        let hint = if failure.exit == Exit::Usage {
+            failure.hint
+        } else {
+            format!("{}; importing the same file again is safe", failure.hint).trim_start_matches("; ").to_owned()
         };
         Failure { message, hint, ..failure }
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use super::args::{DelArgs, Format, GetArgs, ListArgs, PutArgs, RangeArgs, ScanArgs};
 use super::exit::{Exit, Failure};
 use super::table::table;
-use super::{Session, text};
+use super::{Context, text};
 use crate::client::{Keys, PutOptions, Record, ScanOptions};
 
 fn bytes(argument: OsString) -> Bytes {
@@ -28,34 +28,34 @@ pub(crate) fn range(args: RangeArgs) -> Keys {
     }
 }
 
-pub(crate) async fn get(session: &mut Session<'_>, args: GetArgs) -> Result<(), Failure> {
+pub(crate) async fn get(context: &mut Context<'_>, args: GetArgs) -> Result<(), Failure> {
     let key = bytes(args.key);
     if args.prefix {
-        return list(session, Keys::prefix(key), args.list).await;
+        return list(context, Keys::prefix(key), args.list).await;
     }
     if args.list.limit.is_some() || args.list.reverse {
         let hint = "add --prefix to list all keys that begin with KEY";
         return Err(Failure::usage("--limit and --reverse need --prefix", hint));
     }
-    let client = session.client().await?;
+    let client = context.client().await?;
     let Some(record) = client.get_at(key, args.list.rev).await? else {
         return Err(Failure::silent(Exit::NotFound));
     };
-    match session.format() {
+    match context.format() {
         Format::Simple => {
             let shown = if args.list.keys_only { &record.key } else { &record.value };
-            session.print([shown.as_ref(), b"\n"].concat()).await
+            context.print([shown.as_ref(), b"\n"].concat()).await
         }
-        Format::Json => session.print_json(&text::record(&record, args.list.keys_only)).await,
-        Format::Table => session.print(records_table(&[record], args.list.keys_only)).await,
+        Format::Json => context.print_json(&text::record(&record, args.list.keys_only)).await,
+        Format::Table => context.print(records_table(&[record], args.list.keys_only)).await,
     }
 }
 
-pub(crate) async fn scan(session: &mut Session<'_>, args: ScanArgs) -> Result<(), Failure> {
-    list(session, range(args.range), args.list).await
+pub(crate) async fn scan(context: &mut Context<'_>, args: ScanArgs) -> Result<(), Failure> {
+    list(context, range(args.range), args.list).await
 }
 
-async fn list(session: &mut Session<'_>, keys: Keys, args: ListArgs) -> Result<(), Failure> {
+async fn list(context: &mut Context<'_>, keys: Keys, args: ListArgs) -> Result<(), Failure> {
     let mut options = ScanOptions::new().revision(args.rev);
     if let Some(limit) = args.limit {
         options = options.limit(limit);
@@ -66,16 +66,16 @@ async fn list(session: &mut Session<'_>, keys: Keys, args: ListArgs) -> Result<(
     if args.keys_only {
         options = options.keys_only();
     }
-    let client = session.client().await?;
+    let client = context.client().await?;
     let mut scan = client.scan(keys, options);
     let mut in_table = Vec::new();
     while let Some(mut page) = scan.next_page().await? {
-        match session.format() {
+        match context.format() {
             Format::Table => in_table.append(&mut page),
             Format::Json => {
                 let lines: String =
                     page.iter().map(|record| format!("{}\n", text::record(record, args.keys_only))).collect();
-                session.print(lines).await?;
+                context.print(lines).await?;
             }
             Format::Simple => {
                 let mut lines = Vec::new();
@@ -87,12 +87,12 @@ async fn list(session: &mut Session<'_>, keys: Keys, args: ListArgs) -> Result<(
                     }
                     lines.push(b'\n');
                 }
-                session.print(lines).await?;
+                context.print(lines).await?;
             }
         }
     }
-    if session.format() == Format::Table {
-        session.print(records_table(&in_table, args.keys_only)).await?;
+    if context.format() == Format::Table {
+        context.print(records_table(&in_table, args.keys_only)).await?;
     }
     Ok(())
 }
@@ -114,8 +114,8 @@ fn records_table(records: &[Record], keys_only: bool) -> String {
     }
 }
 
-pub(crate) async fn put(session: &mut Session<'_>, args: PutArgs) -> Result<(), Failure> {
-    let value = if args.value == "-" { session.read(None).await?.into() } else { bytes(args.value) };
+pub(crate) async fn put(context: &mut Context<'_>, args: PutArgs) -> Result<(), Failure> {
+    let value = if args.value == "-" { context.read(None).await?.into() } else { bytes(args.value) };
     let mut options = PutOptions::new();
     if let Some(ttl) = args.ttl {
         options = options.ttl(ttl);
@@ -123,43 +123,43 @@ pub(crate) async fn put(session: &mut Session<'_>, args: PutArgs) -> Result<(), 
     if args.prev {
         options = options.previous();
     }
-    let client = session.client().await?;
+    let client = context.client().await?;
     let written = client.put_with(bytes(args.key), value, &options).await?;
-    if session.format() == Format::Json {
+    if context.format() == Format::Json {
         let mut object = Map::new();
         object.insert("revision".into(), written.revision.into());
         if args.prev {
             let previous = written.previous.as_ref().map(|record| text::record(record, false));
             object.insert("previous".into(), previous.into());
         }
-        return session.print_json(&object.into()).await;
+        return context.print_json(&object.into()).await;
     }
-    session.print("OK\n").await?;
+    context.print("OK\n").await?;
     match written.previous {
-        Some(previous) => session.print([previous.value.as_ref(), b"\n"].concat()).await,
+        Some(previous) => context.print([previous.value.as_ref(), b"\n"].concat()).await,
         None => Ok(()),
     }
 }
 
-pub(crate) async fn del(session: &mut Session<'_>, args: DelArgs) -> Result<(), Failure> {
-    let client = session.client().await?;
+pub(crate) async fn del(context: &mut Context<'_>, args: DelArgs) -> Result<(), Failure> {
+    let client = context.client().await?;
     let deleted = match args.key {
         Some(key) if args.prefix => client.delete_range(&Keys::prefix(bytes(key))).await?,
         Some(key) => u64::from(client.delete(bytes(key)).await?),
         None => client.delete_range(&range(RangeArgs { prefix: None, from: args.from, to: args.to })).await?,
     };
-    match session.format() {
-        Format::Json => session.print_json(&json!({ "deleted": deleted })).await?,
-        Format::Simple | Format::Table => session.print(format!("{deleted}\n")).await?,
+    match context.format() {
+        Format::Json => context.print_json(&json!({ "deleted": deleted })).await?,
+        Format::Simple | Format::Table => context.print(format!("{deleted}\n")).await?,
     }
     if deleted == 0 { Err(Failure::silent(Exit::NotFound)) } else { Ok(()) }
 }
 
-pub(crate) async fn count(session: &mut Session<'_>, args: RangeArgs) -> Result<(), Failure> {
-    let client = session.client().await?;
+pub(crate) async fn count(context: &mut Context<'_>, args: RangeArgs) -> Result<(), Failure> {
+    let client = context.client().await?;
     let count = client.count(range(args)).await?;
-    match session.format() {
-        Format::Json => session.print_json(&json!({ "count": count })).await,
-        Format::Simple | Format::Table => session.print(format!("{count}\n")).await,
+    match context.format() {
+        Format::Json => context.print_json(&json!({ "count": count })).await,
+        Format::Simple | Format::Table => context.print(format!("{count}\n")).await,
     }
 }

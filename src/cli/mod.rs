@@ -44,8 +44,8 @@ const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Runs one command and returns its exit code. `interrupt` is cancelled by Ctrl-C.
 pub async fn run(env: &Env, cli: Cli, mut console: Console, interrupt: &CancellationToken) -> Exit {
     let done = {
-        let session = &mut Session { env, global: &cli.global, console: &mut console, interrupt };
-        let command = Box::pin(execute(session, cli.command));
+        let context = &mut Context { env, global: &cli.global, console: &mut console, interrupt };
+        let command = Box::pin(execute(context, cli.command));
         tokio::select! {
             biased;
             done = command => done,
@@ -53,7 +53,9 @@ pub async fn run(env: &Env, cli: Cli, mut console: Console, interrupt: &Cancella
             () = patience(interrupt) => Err(interrupted()),
         }
     };
-    let done = match console.stdout.flush().await {
+    let interrupted = done.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted);
+    // A reader that stopped reading must not hold a command that was told to end.
+    let done = match if interrupted { Ok(()) } else { console.stdout.flush().await } {
         Err(error) if done.is_ok() => Err(error.into()),
         _ => done,
     };
@@ -83,14 +85,14 @@ fn interrupted() -> Failure {
 }
 
 /// What a command works with.
-struct Session<'a> {
+struct Context<'a> {
     env: &'a Env,
     global: &'a Global,
     console: &'a mut Console,
     interrupt: &'a CancellationToken,
 }
 
-impl Session<'_> {
+impl Context<'_> {
     async fn client(&self) -> Result<Client, Failure> {
         self.client_with(TIMEOUT_DEFAULT, false).await
     }
@@ -149,33 +151,33 @@ impl Session<'_> {
     }
 }
 
-async fn execute(session: &mut Session<'_>, command: Command) -> Result<(), Failure> {
+async fn execute(context: &mut Context<'_>, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Get(args) => keys::get(session, args).await,
-        Command::Put(args) => keys::put(session, args).await,
-        Command::Del(args) => keys::del(session, args).await,
-        Command::Scan(args) => keys::scan(session, args).await,
-        Command::Count(args) => keys::count(session, args).await,
-        Command::Txn(args) => txn::txn(session, args).await,
-        Command::Batch(args) => batch::batch(session, args).await,
-        Command::Import(args) => import::import(session, args).await,
-        Command::Export(args) => export::export(session, args).await,
-        Command::Shard(command) => cluster::shard(session, command).await,
-        Command::Member(command) => cluster::member(session, command).await,
-        Command::Endpoint(command) => cluster::endpoint(session, command).await,
+        Command::Get(args) => keys::get(context, args).await,
+        Command::Put(args) => keys::put(context, args).await,
+        Command::Del(args) => keys::del(context, args).await,
+        Command::Scan(args) => keys::scan(context, args).await,
+        Command::Count(args) => keys::count(context, args).await,
+        Command::Txn(args) => txn::txn(context, args).await,
+        Command::Batch(args) => batch::batch(context, args).await,
+        Command::Import(args) => import::import(context, args).await,
+        Command::Export(args) => export::export(context, args).await,
+        Command::Shard(command) => cluster::shard(context, command).await,
+        Command::Member(command) => cluster::member(context, command).await,
+        Command::Endpoint(command) => cluster::endpoint(context, command).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kvctl", &mut script);
-            session.print(script).await
+            context.print(script).await
         }
-        Command::Version => version(session).await,
+        Command::Version => version(context).await,
     }
 }
 
-async fn version(session: &mut Session<'_>) -> Result<(), Failure> {
+async fn version(context: &mut Context<'_>) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    match session.format() {
-        Format::Json => session.print_json(&json!({ "version": version })).await,
-        Format::Simple | Format::Table => session.print(format!("kvctl {version}\n")).await,
+    match context.format() {
+        Format::Json => context.print_json(&json!({ "version": version })).await,
+        Format::Simple | Format::Table => context.print(format!("kvctl {version}\n")).await,
     }
 }

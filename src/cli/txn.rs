@@ -7,19 +7,19 @@ use serde_json::{Map, Value, json};
 
 use super::args::{Format, InputArgs};
 use super::exit::{Exit, Failure};
-use super::{Session, text};
+use super::{Context, text};
 use crate::client::{OperationResult, TransactionResult, Txn, operation_result};
 
 const HINT: &str = "`kvctl help txn` shows both forms of a transaction";
 
-pub(crate) async fn txn(session: &mut Session<'_>, args: InputArgs) -> Result<(), Failure> {
-    let input = session.read(args.file).await?;
+pub(crate) async fn txn(context: &mut Context<'_>, args: InputArgs) -> Result<(), Failure> {
+    let input = context.read(args.file).await?;
     let txn = parse(&input).map_err(|message| Failure::usage(message, HINT))?;
-    let client = session.client().await?;
+    let client = context.client().await?;
     let result = client.txn(txn).await?;
-    match session.format() {
-        Format::Json => session.print_json(&as_json(&result)).await?,
-        Format::Simple | Format::Table => session.print(as_lines(&result)).await?,
+    match context.format() {
+        Format::Json => context.print_json(&as_json(&result)).await?,
+        Format::Simple | Format::Table => context.print(as_lines(&result)).await?,
     }
     if result.succeeded { Ok(()) } else { Err(Failure::silent(Exit::NotFound)) }
 }

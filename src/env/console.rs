@@ -61,7 +61,7 @@ impl Files for RealFiles {
             if metadata.is_dir() {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
-            let size = metadata.is_file().then(|| metadata.len());
+            let size = metadata.is_file().then_some(metadata.len());
             Ok((Box::new(file) as Input, size))
         })
     }
