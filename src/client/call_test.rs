@@ -278,3 +278,12 @@ async fn transactions_and_leaders_move() {
     assert_eq!(client.find_node("2").await.unwrap(), NodeId(2));
     assert_eq!(client.find_node("x").await.unwrap_err().code, ErrorCode::NodeNotFound);
 }
+
+#[test]
+fn calls_can_be_spawned() {
+    fn check<T: Send>(_: impl FnOnce(Client) -> T) {}
+    check(|client| async move { client.put("k", "v").await });
+    check(|client| async move { client.session().txn(Txn::new()).await });
+    check(|client| async move { client.batch(&[]).await });
+    check(|client| async move { client.scan(Keys::all(), ScanOptions::new()).next_page().await });
+}

@@ -117,10 +117,8 @@ impl Error {
             // A server that does not say leaves it open.
             v1::Outcome::Unknown | v1::Outcome::Unspecified => Outcome::Unknown,
         };
-        let code = match detail.code() {
-            ErrorCode::Unspecified => ErrorCode::Internal,
-            code => code,
-        };
+        let said = detail.code();
+        let code = if said == ErrorCode::Unspecified { ErrorCode::Internal } else { said };
         Self { outcome, code, message: message.to_owned(), detail: detail.into(), denied: false }
     }
 

@@ -66,11 +66,12 @@ pub use options::{BatchOperation, Keys, PutOptions, ScanOptions};
 pub use scan::{Scan, ScanPosition};
 pub use session::Session;
 pub use txn::{Condition, Op, Relation, Txn};
+pub use writes::Written;
 
 /// Parts of the public API that appear in answers as they are.
 pub use crate::proto::v1::{
     ErrorCode, ErrorDetail, MembersResponse, MoveLeaderResponse, OperationResult, Record, ReplicaStatus,
-    ShardsResponse, StatusResponse, TransactionResult, operation_result, shards_response,
+    ShardsResponse, StatusResponse, TransactionResult, operation_result, shards_response, span,
 };
 
 use self::core::Core;

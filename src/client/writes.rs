@@ -12,8 +12,17 @@ use super::rpc::Write;
 use super::txn::Txn;
 use super::{Client, Record, Session, TransactionResult};
 use crate::env::time::{self, Instant};
-use crate::proto::v1::{BatchRequest, DeleteRequest, PutRequest, TransactionResult as WireResult, TxnRequest};
+use crate::proto::v1::{BatchRequest, DeleteRequest, PutRequest, TxnRequest};
 use crate::types::GroupId;
+
+/// What a put did.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Written {
+    /// The shard's revision after the write.
+    pub revision: u64,
+    /// The record that was replaced, if it was asked for.
+    pub previous: Option<Record>,
+}
 
 macro_rules! write_methods {
     ($handle:ident) => {
@@ -22,11 +31,11 @@ macro_rules! write_methods {
             ///
             /// # Errors
             /// [`Error::outcome`](super::Error::outcome) says what became of the write.
-            pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<()> {
-                self.put_with(key, value, &PutOptions::new()).await.map(|_| ())
+            pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
+                self.put_with(key, value, &PutOptions::new()).await
             }
 
-            /// Writes a key, with options. Returns the replaced record if it was asked for.
+            /// Writes a key, with options.
             ///
             /// # Errors
             /// As [`put`](Self::put).
@@ -35,12 +44,14 @@ macro_rules! write_methods {
                 key: impl Into<Bytes>,
                 value: impl Into<Bytes>,
                 options: &PutOptions,
-            ) -> Result<Option<Record>> {
+            ) -> Result<Written> {
                 let (key, value) = (key.into(), value.into());
                 let ranges = [KeyRange::key(&key)];
                 let (ttl_ms, previous) = (options.ttl_ms(), options.previous);
                 let request = PutRequest { key, value, ttl_ms, previous, ..PutRequest::default() };
-                Ok(self.write(request, &ranges).await?.previous)
+                let answer = self.write(request, &ranges).await?;
+                let revision = answer.header.map_or(0, |header| header.revision);
+                Ok(Written { revision, previous: answer.previous })
             }
 
             /// Deletes a key. Returns whether it existed.
@@ -77,7 +88,7 @@ macro_rules! write_methods {
                 let ranges = txn.touched();
                 let request = TxnRequest { transaction: Some(txn.wire), ..TxnRequest::default() };
                 let answer = self.write(request, &ranges).await?;
-                Ok(answer.result.unwrap_or_else(WireResult::default))
+                Ok(answer.result.unwrap_or_default())
             }
 
             /// Carries out puts and deletes, at most 128 and no key twice: atomic within each

@@ -6,6 +6,7 @@
 //! handed down. No other room may name a clock, a random source, a socket, a thread or a file.
 
 pub mod chance;
+pub mod console;
 pub mod disk;
 pub mod net;
 pub mod time;

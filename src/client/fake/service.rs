@@ -395,7 +395,7 @@ impl Admin for Node {
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         let mut state = self.fake.state.lock();
-        state.leader = request.get_ref().to_node_id as usize;
+        state.leader = usize::try_from(request.get_ref().to_node_id).unwrap();
         state.term += 1;
         Ok(Response::new(MoveLeaderResponse { leader_node_id: state.leader as u64, term: state.term }))
     }

@@ -1,0 +1,376 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Talks to a Quorate cluster.
+#[derive(Parser, Debug)]
+#[command(
+    name = "kvctl",
+    version,
+    about = "Talks to a Quorate cluster",
+    after_help = "Examples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted.",
+    disable_help_subcommand = false,
+    propagate_version = true
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// Nodes to talk to, as host:port, separated by commas.
+    #[arg(long, env = "QUORATE_ENDPOINTS", default_value = "127.0.0.1:2379", value_delimiter = ',', global = true)]
+    pub endpoints: Vec<String>,
+    /// Keyspace to work on.
+    #[arg(long, default_value = "default", global = true)]
+    pub keyspace: String,
+    /// Time a request may take, retries included: 500ms, 5s, 2m. [default: 5s; import and export 60s]
+    #[arg(long, value_parser = duration, global = true)]
+    pub timeout: Option<Duration>,
+    /// How to print results.
+    #[arg(short = 'w', long = "write-out", value_enum, default_value_t = Format::Simple, global = true)]
+    pub output: Format,
+}
+
+/// How results are printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// For people and shells.
+    Simple,
+    /// Aligned columns with a header.
+    Table,
+    /// Stable and documented, for programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Prints the value of a key.
+    #[command(
+        after_help = "Examples:\n  kvctl get greeting\n  kvctl get --prefix user/ --limit 10\n  kvctl get greeting --rev 42 -w json"
+    )]
+    Get(GetArgs),
+    /// Writes a key.
+    #[command(
+        after_help = "Examples:\n  kvctl put greeting hello\n  kvctl put session/9 active --ttl 30s\n  kvctl put photo - < photo.jpg"
+    )]
+    Put(PutArgs),
+    /// Deletes keys and prints how many.
+    #[command(after_help = "Examples:\n  kvctl del greeting\n  kvctl del --prefix user/\n  kvctl del --from a --to b")]
+    Del(DelArgs),
+    /// Prints keys and values in key order.
+    #[command(
+        after_help = "Examples:\n  kvctl scan\n  kvctl scan --prefix user/ --keys-only\n  kvctl scan --from a --to b --reverse --limit 5"
+    )]
+    Scan(ScanArgs),
+    /// Prints how many keys there are.
+    #[command(after_help = "Examples:\n  kvctl count\n  kvctl count --prefix user/")]
+    Count(RangeArgs),
+    /// Carries out a transaction read from a file or standard input.
+    #[command(after_help = TXN_HELP)]
+    Txn(InputArgs),
+    /// Carries out puts and deletes in one step per shard; at most 128, no key twice.
+    #[command(
+        after_help = "Lines are `put KEY VALUE` and `del KEY` (with quotes where needed), or JSON:\n  {\"op\":\"put\",\"key\":\"a\",\"value\":\"1\"}\n  {\"op\":\"delete\",\"key\":\"b\"}\n\nExamples:\n  printf 'put a 1\\ndel b\\n' | kvctl batch\n  kvctl batch changes.txt"
+    )]
+    Batch(InputArgs),
+    /// Writes the records of a file or of standard input, each exactly once.
+    #[command(
+        after_help = "Reads JSON lines {\"key\":…,\"value\":…} (key_base64 and value_base64 for bytes that are no text)\nor lines KEY<TAB>VALUE.\n\nExamples:\n  kvctl import backup.json\n  dpkg-query -W -f='${Package}\\t${Version}\\n' | kvctl import"
+    )]
+    Import(ImportArgs),
+    /// Writes all records of one revision in the form that import reads.
+    #[command(
+        after_help = "Examples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
+    )]
+    Export(ExportArgs),
+    /// Shows and moves shards.
+    #[command(subcommand)]
+    Shard(ShardCommand),
+    /// Shows the members of the cluster.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Asks nodes how they are.
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Prints a completion script for a shell.
+    #[command(
+        after_help = "Examples:\n  kvctl completion bash > /etc/bash_completion.d/kvctl\n  kvctl completion zsh > ~/.zfunc/_kvctl"
+    )]
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the version.
+    #[command(after_help = "Examples:\n  kvctl version\n  kvctl version -w json")]
+    Version,
+}
+
+const TXN_HELP: &str = "Three parts, separated by empty lines: compares, operations if all hold, operations if not.
+  value(\"lock\") = \"me\"        value, version, create, mod, lease, exists; = != > <
+
+  put lock you                 put KEY VALUE, get KEY, del KEY (--prefix)
+
+  get lock
+Or as JSON:
+  {\"compares\":[{\"key\":\"lock\",\"relation\":\"=\",\"exists\":false}],
+   \"success\":[{\"put\":{\"key\":\"lock\",\"value\":\"me\"}}],\"failure\":[{\"get\":{\"key\":\"lock\"}}]}
+
+Exit code 1 when a compare failed.
+
+Examples:
+  printf 'version(\"a\") = 0\\n\\nput a 1\\n\\nget a\\n' | kvctl txn
+  kvctl txn change.json";
+
+/// Which part of the keys.
+#[derive(Args, Debug, Clone, Default)]
+pub struct RangeArgs {
+    /// Only keys that begin with this.
+    #[arg(long)]
+    pub prefix: Option<OsString>,
+    /// Only keys from here on, inclusive.
+    #[arg(long)]
+    pub from: Option<OsString>,
+    /// Only keys before this.
+    #[arg(long)]
+    pub to: Option<OsString>,
+}
+
+/// How to list records.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ListArgs {
+    /// At most so many records.
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// From the end to the start.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Without values.
+    #[arg(long)]
+    pub keys_only: bool,
+    /// At a revision of the past.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub rev: u64,
+}
+
+/// `get`.
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// The key, or with --prefix what keys begin with.
+    pub key: OsString,
+    /// All keys that begin with KEY.
+    #[arg(long)]
+    pub prefix: bool,
+    /// How to list records.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// `put`.
+#[derive(Args, Debug)]
+pub struct PutArgs {
+    /// The key.
+    pub key: OsString,
+    /// The value; - reads it from standard input, byte for byte.
+    #[arg(allow_hyphen_values = true)]
+    pub value: OsString,
+    /// Lets the key expire: 30s, 5m, 12h.
+    #[arg(long, value_parser = duration)]
+    pub ttl: Option<Duration>,
+    /// Prints the value that was replaced, too.
+    #[arg(long)]
+    pub prev: bool,
+}
+
+/// `del`.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["key", "from", "to"]))]
+pub struct DelArgs {
+    /// The key, or with --prefix what keys begin with.
+    #[arg(conflicts_with_all = ["from", "to"])]
+    pub key: Option<OsString>,
+    /// All keys that begin with KEY.
+    #[arg(long, requires = "key")]
+    pub prefix: bool,
+    /// All keys from here on, inclusive.
+    #[arg(long)]
+    pub from: Option<OsString>,
+    /// All keys before this.
+    #[arg(long)]
+    pub to: Option<OsString>,
+}
+
+/// `scan`.
+#[derive(Args, Debug)]
+pub struct ScanArgs {
+    /// Which keys.
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// How to list them.
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// A file or standard input.
+#[derive(Args, Debug)]
+pub struct InputArgs {
+    /// The file; - or nothing is standard input.
+    pub file: Option<PathBuf>,
+}
+
+/// How a record is written on a line.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LineFormat {
+    /// One JSON object a line; takes every key and value.
+    Json,
+    /// KEY, a tabulator, VALUE, verbatim.
+    Tsv,
+}
+
+/// `import`.
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// The file; - or nothing is standard input.
+    pub file: Option<PathBuf>,
+    /// Form of the lines; found out by the first line if not given.
+    #[arg(long, value_enum)]
+    pub format: Option<LineFormat>,
+    /// Counts lines that make no sense instead of stopping at the first.
+    #[arg(long)]
+    pub skip_invalid: bool,
+}
+
+/// `export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// The file, which appears when it is complete; - or nothing is standard output.
+    pub file: Option<PathBuf>,
+    /// Form of the lines.
+    #[arg(long, value_enum, default_value_t = LineFormat::Json)]
+    pub format: LineFormat,
+    /// Which keys.
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// At a revision of the past.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub rev: u64,
+}
+
+/// `shard`.
+#[derive(Subcommand, Debug)]
+pub enum ShardCommand {
+    /// Lists the shards of all keyspaces.
+    #[command(after_help = "Examples:\n  kvctl shard list\n  kvctl shard list -w table")]
+    List,
+    /// Hands the leadership of a shard to another node.
+    #[command(after_help = "Examples:\n  kvctl shard move-leader 2 n3")]
+    MoveLeader {
+        /// The shard's id: 2 or g2.
+        shard: String,
+        /// The node's name or id.
+        node: String,
+    },
+}
+
+/// `member`.
+#[derive(Subcommand, Debug)]
+pub enum MemberCommand {
+    /// Lists the members.
+    #[command(after_help = "Examples:\n  kvctl member list -w table")]
+    List,
+}
+
+/// `endpoint`.
+#[derive(Subcommand, Debug)]
+pub enum EndpointCommand {
+    /// Shows the state of each endpoint.
+    #[command(after_help = "Examples:\n  kvctl endpoint status -w table\n  kvctl endpoint status --cluster")]
+    Status(EndpointArgs),
+    /// Says whether each endpoint is ready; exit code 5 if one is not.
+    #[command(after_help = "Examples:\n  kvctl endpoint health\n  kvctl endpoint health --cluster")]
+    Health(EndpointArgs),
+}
+
+/// Which endpoints.
+#[derive(Args, Debug)]
+pub struct EndpointArgs {
+    /// Asks every member of the cluster, not only the given endpoints.
+    #[arg(long)]
+    pub cluster: bool,
+}
+
+/// Reads `500ms`, `30s`, `5m`, `12h`, `7d`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no duration: write 500ms, 30s, 5m, 12h or 7d");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let unit_ms = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let ms = number.checked_mul(unit_ms).filter(|ms| *ms > 0).ok_or_else(wrong)?;
+    Ok(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, Command, duration};
+
+    #[test]
+    fn the_definition_is_sound_and_every_command_shows_examples() {
+        Cli::command().debug_assert();
+        fn walk(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+                if sub.has_subcommands() {
+                    walk(sub);
+                } else {
+                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains("Examples:"), "{}", sub.get_name());
+                }
+            }
+        }
+        walk(&Cli::command());
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
+        for bad in ["", "s", "0s", "-1s", "1.5s", "1y", "99999999999999999999s", "18446744073709551615d", "1é"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_read_naturally() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(matches!(parse("kvctl del --prefix a").unwrap().command, Command::Del(del) if del.prefix));
+        assert!(matches!(parse("kvctl get --prefix a").unwrap().command, Command::Get(get) if get.prefix));
+        assert!(parse("kvctl del").is_err());
+        assert!(parse("kvctl del a --from b").is_err());
+        assert!(parse("kvctl del --from b").is_ok());
+        assert!(parse("kvctl put k -").is_ok());
+        assert!(parse("kvctl put k -1").is_ok());
+        assert_eq!(parse("kvctl get k --endpoints a,b").unwrap().global.endpoints, ["a", "b"]);
+    }
+}

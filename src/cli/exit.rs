@@ -1,0 +1,149 @@
+//! How a command ends: an exit code, and words on standard error.
+
+use std::io;
+
+use crate::client::{Error, ErrorCode, Outcome};
+
+/// Exit codes; `docs/kvctl.md` promises them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Ok = 0,
+    /// A key was not found, nothing was deleted, or a transaction's compares failed.
+    NotFound = 1,
+    /// The command, its input or its target makes no sense.
+    Usage = 2,
+    /// The cluster could not do it now; nothing was changed.
+    Unavailable = 3,
+    /// The caller may not do it.
+    Denied = 4,
+    /// A node is unhealthy, or data is damaged.
+    Unhealthy = 5,
+    /// A write may or may not have taken effect.
+    Unknown = 6,
+    /// Ctrl-C.
+    Interrupted = 130,
+}
+
+/// Why a command did not end well. Without words it ends silently.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What happened.
+    pub message: String,
+    /// What to do next.
+    pub hint: String,
+}
+
+impl Failure {
+    /// Ends with a code and no words: the answer has been given.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self { exit, message: String::new(), hint: String::new() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into(), hint: hint.into() }
+    }
+
+    /// The same with where it happened.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            // Whoever read our output has seen enough.
+            return Self::silent(Exit::Ok);
+        }
+        Self::usage(error.to_string(), "check the file and the streams that the command was given")
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = exit_of(&error);
+        let hint = hint_of(&error);
+        Self { exit, message: error.message, hint: hint.to_owned() }
+    }
+}
+
+fn exit_of(error: &Error) -> Exit {
+    match (error.outcome, error.code) {
+        (Outcome::Unknown, _) => Exit::Unknown,
+        _ if error.denied => Exit::Denied,
+        (_, ErrorCode::Corrupt | ErrorCode::Internal | ErrorCode::Unspecified) | (Outcome::Applied, _) => {
+            Exit::Unhealthy
+        }
+        _ if error.is_unavailable() => Exit::Unavailable,
+        _ => Exit::Usage,
+    }
+}
+
+fn hint_of(error: &Error) -> &'static str {
+    if error.outcome == Outcome::Unknown {
+        return "the write may or may not take effect: read the key before you send it again";
+    }
+    if error.outcome == Outcome::Applied {
+        return "the write took effect, only its answer was lost: read the key to see it";
+    }
+    if error.denied {
+        return "ask an administrator of the cluster for the right to do this";
+    }
+    match error.code {
+        ErrorCode::LimitExceeded => "make the request smaller; docs/limits.md lists every limit",
+        ErrorCode::KeyspaceNotFound => "name an existing keyspace with --keyspace, or leave it out for `default`",
+        ErrorCode::CrossShard => "split the request, so that each part stays within one shard",
+        ErrorCode::Compacted => "read at a newer revision, or leave --rev out",
+        ErrorCode::FutureRevision => "read at an older revision, or leave --rev out",
+        ErrorCode::NodeNotFound => "`kvctl member list` and `kvctl shard list` show the nodes and their replicas",
+        ErrorCode::NoLeader => {
+            "a shard elects a leader within seconds; if this lasts, `kvctl endpoint health` shows why"
+        }
+        ErrorCode::Overloaded => "send less at a time, or try again later",
+        ErrorCode::DiskFull => "free space on the node's disk; deletes and reads still work",
+        ErrorCode::Timeout | ErrorCode::Unavailable => {
+            "check --endpoints and that kvd runs there (`kvctl endpoint health`), or raise --timeout"
+        }
+        ErrorCode::SessionNotFound | ErrorCode::SessionSequence | ErrorCode::WrongShard | ErrorCode::PageToken => {
+            "nothing was changed: run the command again"
+        }
+        ErrorCode::Corrupt => "the node repairs itself from its peers; `kvctl endpoint status` shows its state",
+        ErrorCode::Internal | ErrorCode::Unspecified => "the server's log says more; please report it",
+        ErrorCode::InvalidArgument | ErrorCode::LeaseNotFound => "`kvctl help COMMAND` shows what is expected",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Exit, Failure, hint_of};
+    use crate::client::{Error, ErrorCode, Outcome};
+
+    #[test]
+    fn an_unknown_outcome_beats_every_other_code() {
+        let base = Error {
+            outcome: Outcome::NotApplied,
+            code: ErrorCode::NoLeader,
+            message: "m".into(),
+            detail: Box::default(),
+            denied: false,
+        };
+        let exit = |error: Error| Failure::from(error).exit;
+        assert_eq!(exit(base.clone()), Exit::Unavailable);
+        assert_eq!(exit(Error { outcome: Outcome::Unknown, ..base.clone() }), Exit::Unknown);
+        assert_eq!(exit(Error { denied: true, ..base.clone() }), Exit::Denied);
+        assert_eq!(exit(Error { code: ErrorCode::Corrupt, ..base.clone() }), Exit::Unhealthy);
+        assert_eq!(exit(Error { code: ErrorCode::LimitExceeded, ..base.clone() }), Exit::Usage);
+        assert!(!hint_of(&base).is_empty());
+    }
+
+    #[test]
+    fn a_broken_pipe_is_no_failure() {
+        let failure = Failure::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert_eq!(failure, Failure::silent(Exit::Ok));
+    }
+}
