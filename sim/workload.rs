@@ -41,7 +41,7 @@ pub(crate) async fn write(name: String, endpoints: Vec<String>, until: Duration,
         let put = session.put(key.clone(), format!("{name} wrote {round}")).await;
         tracing::info!(key, outcome = ?put.as_ref().map_err(|error| error.outcome), "put");
         match put {
-            Ok(()) => drop(knowledge.borrow_mut().acknowledged.insert(key)),
+            Ok(_) => drop(knowledge.borrow_mut().acknowledged.insert(key)),
             Err(error) if error.outcome == Outcome::NotApplied => {}
             Err(_) => drop(knowledge.borrow_mut().unknown.insert(key)),
         }

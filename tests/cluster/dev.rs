@@ -1,13 +1,6 @@
 //! `kvd` and `kvd dev` as real processes: exit codes, and a supervisor that neither loses children
 //! nor is lost with them.
 
-#![allow(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    clippy::expect_used,
-    reason = "real processes are met with real sockets and clocks"
-)]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

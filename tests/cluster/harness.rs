@@ -121,7 +121,8 @@ impl Cluster {
         let founding = founding.join(",");
         let nodes = addresses.into_iter().map(|(name, client, peer)| {
             let dir = root.path().join(&name);
-            let mut arguments: Vec<String> = ["--name", &name, "--data-dir", dir.to_str().unwrap()].map(Into::into).into();
+            let mut arguments: Vec<String> =
+                ["--name", &name, "--data-dir", dir.to_str().unwrap()].map(Into::into).into();
             arguments.extend(["--client-addr", &client, "--peer-addr", &peer, "--cluster", &founding].map(Into::into));
             arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
             Node { name, client, peer, dir, child: None, arguments }
@@ -178,7 +179,8 @@ impl Cluster {
         eventually("a leader", || async {
             for (at, node) in self.nodes.iter().enumerate() {
                 if let Ok(status) = client.status(&node.client).await {
-                    let leads = status.replicas.iter().any(|replica| replica.shard_id == shard && replica.role == "leader");
+                    let leads =
+                        status.replicas.iter().any(|replica| replica.shard_id == shard && replica.role == "leader");
                     if leads {
                         return Some(at);
                     }

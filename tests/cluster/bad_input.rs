@@ -1,0 +1,1 @@
+//! What no client or peer should send, and what the node answers.

@@ -1,0 +1,1 @@
+//! Damaged logs, damaged state, full disks.

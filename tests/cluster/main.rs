@@ -1,0 +1,15 @@
+//! Real `kvd` and `kvctl` processes on loopback: killed, starved and damaged.
+
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "real processes are met with real sockets, files and clocks"
+)]
+
+mod bad_input;
+mod chaos;
+mod damage;
+mod dev;
+mod harness;
+mod main_job;
+mod recovery;

@@ -1,0 +1,1 @@
+//! The README's main job, with the leader killed in the middle.
