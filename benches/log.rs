@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench log` measures; `cargo test --benches` only runs it. `QUORATE_BENCH_DIR` names
 //! the directory to write in, for instance on another disk.
+#![allow(clippy::expect_used, reason = "a benchmark that cannot run says why and ends")]
 
 use std::time::Duration;
 

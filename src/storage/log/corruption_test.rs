@@ -111,7 +111,9 @@ impl Fixture {
                     assert_eq!(&found, expected, "{what}: {id}");
                     assert_eq!(&group.vote(), vote, "{what}: {id}");
                 }
-                Err(LogError::Quarantined { .. }) => drop(quarantined.insert(*id)),
+                Err(LogError::Quarantined { .. }) => {
+                    quarantined.insert(*id);
+                }
                 Err(error) => panic!("{what}: {id}: {error}"),
             }
         }
@@ -136,9 +138,10 @@ fn frames(disk: &MemoryDisk) -> Vec<(FrameHeader, BTreeSet<GroupId>)> {
                 use super::record::Record as R;
                 match reader.record().unwrap() {
                     R::Entries { group, .. } | R::Vote { group, .. } | R::Create { group } => {
-                        drop(groups.insert(group))
+                        groups.insert(group);
                     }
-                    _ => {}
+                    R::Committed { .. } | R::Truncate { .. } | R::Purge { .. } => {}
+                    R::Remove { .. } | R::Quarantine { .. } | R::Roster { .. } => {}
                 }
             }
             frames.push((*header, groups));
