@@ -223,6 +223,24 @@ fn a_torn_last_frame_is_cut_at_whatever_byte_it_was_torn() {
 }
 
 #[test]
+fn what_is_left_of_a_torn_frame_is_wiped() {
+    simulate(async {
+        let disk = MemoryDisk::new();
+        let (log, _) = open(&disk).await.unwrap();
+        append(&log.group(GroupId(1)), entries(1, 0..5, 4000)).await.unwrap();
+        drop(log);
+        overwrite(&disk, 1, 4096, &[0; 4096]);
+        let (log, recovery) = open(&disk).await.unwrap();
+        assert!(recovery.torn_bytes >= 2 * 4096 && recovery.quarantined.is_empty(), "{recovery:?}");
+        append(&log.group(GroupId(1)), entries(1, 0..1, 10)).await.unwrap();
+        drop(log);
+        let (log, recovery) = open(&disk).await.unwrap();
+        assert_eq!(recovery.torn_bytes, 0);
+        assert_eq!(log.group(GroupId(1)).read(0..9, BIG).await.unwrap(), entries(1, 0..1, 10));
+    });
+}
+
+#[test]
 fn a_torn_frame_whose_header_is_whole_proves_what_was_before_it() {
     simulate(async {
         let fixture = Fixture::new(1, 300, false).await;
