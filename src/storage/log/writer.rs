@@ -15,6 +15,7 @@ use super::group::Mark;
 use super::record::{self, MARK_PREFIX_BYTES, ROSTER_PREFIX_BYTES};
 use super::segment::{FRAMES_AT, Segment};
 use super::shared::{Body, Operation, Shared, State};
+use crate::env::disk::DirLock;
 use crate::env::time;
 use crate::env::work::Worker;
 use crate::types::GroupId;
@@ -23,6 +24,8 @@ use crate::types::GroupId;
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) worker: Worker,
+    /// Held by every job, so that no later log starts while one runs.
+    pub(super) lock: Arc<dyn DirLock>,
     /// The segment being written.
     pub(super) segment: Segment,
     /// Sequence of the next frame.
@@ -151,8 +154,12 @@ impl Writer {
         }
         let batch = self.batch(operations, committed, seal);
         let buffer = std::mem::take(&mut self.buffer);
-        let (mut batch, buffer, written) =
-            self.worker.run(move || write_frame(batch, buffer)).await.map_err(|error| error.to_string())?;
+        let lock = self.lock.clone();
+        let written = self.worker.run(move || {
+            let _held = lock;
+            write_frame(batch, buffer)
+        });
+        let (mut batch, buffer, written) = written.await.map_err(|error| error.to_string())?;
         self.buffer = buffer;
         if self.buffer.capacity() > 2 * self.shared.config.frame_bytes() {
             self.buffer = Vec::new();
@@ -271,6 +278,7 @@ impl Writer {
             }
             for (operation, start) in batch.operations.iter().zip(&batch.starts) {
                 state.pending_bytes = state.pending_bytes.saturating_sub(operation.bytes());
+                state.pending_cost = state.pending_cost.saturating_sub(operation.cost());
                 state.settle(operation, header, *start, self.shared.config.tail_cache_bytes);
             }
             for id in batch.operations.iter().map(|operation| operation.group).collect::<BTreeSet<_>>() {

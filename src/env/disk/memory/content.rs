@@ -94,7 +94,7 @@ impl Content {
     fn keep_sectors(&mut self, write: &Write, random: &mut impl FnMut() -> u64) {
         let mut offset = write.offset;
         for sector in write.data.chunks(SECTOR_BYTES) {
-            if random() % 2 == 0 {
+            if random() & 1 == 0 {
                 put(&mut self.durable, sector, offset, |_| None);
             }
             offset += sector.len() as u64;
