@@ -111,7 +111,6 @@ impl Replica {
         self.tail.lock()
     }
 
-
     /// Applies entries in order, in as few batches as their size allows.
     fn apply(&self, entries: &[Entry]) -> Result<Vec<Answer>, MachineError> {
         let store = *self.store.read();

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
-use openraft::entry::RaftEntry;
 use openraft::Membership;
+use openraft::entry::RaftEntry;
 
 use super::*;
 use crate::env::Env;
@@ -32,12 +32,7 @@ fn bed() -> Bed {
     Bed { disk, catalog, chain, machine, durable }
 }
 
-fn machine(
-    catalog: Arc<Catalog>,
-    store: StoreId,
-    chain: Arc<Chain>,
-    durable: watch::Receiver<Option<u64>>,
-) -> Machine {
+fn machine(catalog: Arc<Catalog>, store: StoreId, chain: Arc<Chain>, durable: watch::Receiver<Option<u64>>) -> Machine {
     let workers = Env::real().workers;
     let replica = Arc::new(Replica::open(GROUP, REPLICA, catalog, store, chain).unwrap());
     Machine { replica, worker: workers.start("apply"), flusher: workers.start("flush"), durable }
@@ -129,7 +124,8 @@ async fn what_is_visible_is_shown_in_order() {
     let at = |index| LogPosition { term: 1, index };
     assert_eq!(*bed.chain.shown.lock(), [LogPosition::default(), at(2), at(3)]);
     let again = Arc::new(Chain::default());
-    Replica::open(GROUP, REPLICA, bed.catalog.clone(), bed.catalog.get(GROUP, REPLICA).unwrap(), again.clone()).unwrap();
+    Replica::open(GROUP, REPLICA, bed.catalog.clone(), bed.catalog.get(GROUP, REPLICA).unwrap(), again.clone())
+        .unwrap();
     assert_eq!(*again.shown.lock(), [at(3)]);
 }
 

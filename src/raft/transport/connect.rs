@@ -94,7 +94,7 @@ async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> Accepted {
         // The semaphore is never closed; were it, no connection would be taken.
         let Ok(permit) = permits.clone().acquire_owned().await else { return std::future::pending().await };
         match listener.accept().await {
-            Ok((stream, _)) => return Accepted { stream, _permit: permit },
+            Ok((stream, _)) => return Accepted { stream, _permit: Some(permit) },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection on the peer port");
                 time::sleep(ACCEPT_PAUSE).await;
@@ -104,9 +104,16 @@ async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> Accepted {
 }
 
 /// A connection from a peer, counted while it is open.
-struct Accepted {
+pub(super) struct Accepted {
     stream: Box<dyn Stream>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+#[cfg(test)]
+impl Accepted {
+    pub(super) fn uncounted(stream: Box<dyn Stream>) -> Self {
+        Self { stream, _permit: None }
+    }
 }
 
 impl Connected for Accepted {
