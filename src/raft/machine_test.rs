@@ -54,7 +54,7 @@ async fn apply(machine: &mut Machine, entries: impl IntoIterator<Item = Entry>) 
 
 #[tokio::test]
 async fn trap_11_nothing_is_applied_before_it_is_durable_in_the_own_log() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(1));
     let replica = bed.machine.replica.clone();
     let mut machine = bed.machine;
@@ -73,7 +73,7 @@ async fn trap_11_nothing_is_applied_before_it_is_durable_in_the_own_log() {
 
 #[tokio::test]
 async fn apply_fails_when_the_log_ends_first() {
-    let mut bed = bed();
+    let bed = bed();
     drop(bed.durable);
     assert!(apply(&mut bed.machine, [put(1)]).await.is_err());
     assert_eq!(bed.machine.replica.applied(), None);
@@ -84,7 +84,7 @@ async fn apply_fails_when_the_log_ends_first() {
 async fn effects_applied_position_and_membership_go_into_one_batch() {
     let mut seen = std::collections::BTreeSet::new();
     for cut in 0..8 {
-        let mut bed = bed();
+        let bed = bed();
         bed.durable.send_replace(Some(u64::MAX));
         bed.catalog.engine().flush().unwrap();
         for run in [vec![put(0), members(1)], vec![put(2)], vec![put(3), put(4)]] {
@@ -107,7 +107,7 @@ async fn effects_applied_position_and_membership_go_into_one_batch() {
 
 #[tokio::test]
 async fn an_entry_is_never_applied_twice() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, [put(0), put(1)]).await.unwrap();
     let before = chain(&*bed.machine.replica.view().unwrap());
@@ -117,7 +117,7 @@ async fn an_entry_is_never_applied_twice() {
 
 #[tokio::test]
 async fn what_is_visible_is_shown_in_order() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, (0..3).map(put)).await.unwrap();
     apply(&mut bed.machine, [put(3)]).await.unwrap();
@@ -131,7 +131,7 @@ async fn what_is_visible_is_shown_in_order() {
 
 #[tokio::test]
 async fn large_runs_are_cut_into_batches() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     let large = |index| {
         let command = Command(Bytes::from(vec![7; 1024 * 1024]));
@@ -146,7 +146,7 @@ async fn large_runs_are_cut_into_batches() {
 
 #[tokio::test]
 async fn trap_12_a_snapshot_is_one_view() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, [members(0), put(1)]).await.unwrap();
     let snapshot = bed.machine.get_current_snapshot().await.unwrap().unwrap();
@@ -159,7 +159,7 @@ async fn trap_12_a_snapshot_is_one_view() {
 
 #[tokio::test]
 async fn a_built_snapshot_is_durable() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, [members(0), put(1)]).await.unwrap();
     let built = bed.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::env::net::{Listener, Network, Stream};
 use crate::env::time;
-use crate::proto::internal::peer_server::PeerServer;
+use crate::proto::internal::peer_server::{Peer, PeerServer};
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 
 /// Pause after a failed accept: the usual cause is too many open files.
@@ -89,7 +89,7 @@ pub(in crate::raft) async fn serve(listener: Box<dyn Listener>, service: PeerSer
     while connections.join_next().await.is_some() {}
 }
 
-fn http() -> Builder<TokioExecutor> {
+pub(super) fn http() -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new()).http2_only();
     builder
         .http2()
@@ -103,10 +103,10 @@ fn http() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn serve_connection(
+pub(super) async fn serve_connection<P: Peer>(
     http: Arc<Builder<TokioExecutor>>,
     stream: Box<dyn Stream>,
-    service: PeerServer<PeerService>,
+    service: PeerServer<P>,
     stop: watch::Receiver<bool>,
 ) {
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
