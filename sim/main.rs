@@ -3,6 +3,8 @@
 //! Run one seed with its trace on the terminal:
 //! `QUORATE_SIM_SEED=7 QUORATE_SIM_TRACE=1 cargo test --test sim one_seed -- --nocapture`
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the run")]
+
 #[cfg(not(tokio_unstable))]
 compile_error!(
     "the simulator needs `--cfg tokio_unstable` for deterministic scheduling; .cargo/config.toml sets it, unless \

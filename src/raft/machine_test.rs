@@ -73,7 +73,7 @@ async fn trap_11_nothing_is_applied_before_it_is_durable_in_the_own_log() {
 
 #[tokio::test]
 async fn apply_fails_when_the_log_ends_first() {
-    let bed = bed();
+    let mut bed = bed();
     drop(bed.durable);
     assert!(apply(&mut bed.machine, [put(1)]).await.is_err());
     assert_eq!(bed.machine.replica.applied(), None);
@@ -84,7 +84,7 @@ async fn apply_fails_when_the_log_ends_first() {
 async fn effects_applied_position_and_membership_go_into_one_batch() {
     let mut seen = std::collections::BTreeSet::new();
     for cut in 0..8 {
-        let bed = bed();
+        let mut bed = bed();
         bed.durable.send_replace(Some(u64::MAX));
         bed.catalog.engine().flush().unwrap();
         for run in [vec![put(0), members(1)], vec![put(2)], vec![put(3), put(4)]] {
@@ -107,7 +107,7 @@ async fn effects_applied_position_and_membership_go_into_one_batch() {
 
 #[tokio::test]
 async fn an_entry_is_never_applied_twice() {
-    let bed = bed();
+    let mut bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, [put(0), put(1)]).await.unwrap();
     let before = chain(&*bed.machine.replica.view().unwrap());
@@ -117,7 +117,7 @@ async fn an_entry_is_never_applied_twice() {
 
 #[tokio::test]
 async fn what_is_visible_is_shown_in_order() {
-    let bed = bed();
+    let mut bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, (0..3).map(put)).await.unwrap();
     apply(&mut bed.machine, [put(3)]).await.unwrap();
@@ -146,7 +146,7 @@ async fn large_runs_are_cut_into_batches() {
 
 #[tokio::test]
 async fn trap_12_a_snapshot_is_one_view() {
-    let bed = bed();
+    let mut bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, [members(0), put(1)]).await.unwrap();
     let snapshot = bed.machine.get_current_snapshot().await.unwrap().unwrap();
@@ -159,7 +159,7 @@ async fn trap_12_a_snapshot_is_one_view() {
 
 #[tokio::test]
 async fn a_built_snapshot_is_durable() {
-    let bed = bed();
+    let mut bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     apply(&mut bed.machine, [members(0), put(1)]).await.unwrap();
     let built = bed.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
@@ -203,7 +203,7 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_position_is_corruption_and_no_fresh_start() {
-    let bed = bed();
+    let mut bed = bed();
     let store = bed.catalog.get(GROUP, REPLICA).unwrap();
     let write = (store, Bytes::from_static(APPLIED_KEY), Some(Bytes::from_static(b"short")));
     bed.catalog.engine().commit(Batch { writes: vec![write] }).unwrap();
