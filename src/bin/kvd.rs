@@ -122,11 +122,11 @@ settings! {
     value_bytes_max: "BYTES",
     /// Client requests executed at a time [default: 4096]
     requests_in_flight_max: "N",
-    /// Time between a leader's heartbeats [default: 100]
+    /// Time between a leader's heartbeats [default: 150]
     heartbeat_ms: "MS",
-    /// Shortest silence after which a follower stands for election [default: 500]
+    /// Shortest silence after which a follower stands for election [default: 600]
     election_min_ms: "MS",
-    /// Longest such silence [default: 1000]
+    /// Longest such silence [default: 1200]
     election_max_ms: "MS",
     /// Size of a segment of the Raft log [default: 64MiB]
     log_segment_bytes: "BYTES",

@@ -16,6 +16,8 @@ pub use self::sources::{SETTINGS, Sources};
 
 use self::sources::Given;
 use self::values::Address;
+use crate::raft::TickConfig;
+use crate::storage::log::SEGMENT_BYTES_MAX;
 use crate::types::limits;
 
 /// Settings that cannot be used. The message says which, where it came from, and what it must be.
@@ -137,6 +139,7 @@ impl NodeConfig {
         let name = given.parsed("name", values::name)?.unwrap_or_else(|| "n1".to_owned());
         let addresses = Addresses::resolve(&given, &name)?;
         let value_bytes_top = (limits::REQUEST_BYTES_MAX - REQUEST_SLACK_BYTES) as u64;
+        let tick = TickConfig::default();
         let config = Self {
             data_dir: given.parsed("data_dir", data_dir)?.unwrap_or_else(|| PathBuf::from("./quorate-data")),
             client_listen: addresses.client_listen,
@@ -160,10 +163,10 @@ impl NodeConfig {
                 1,
                 1_000_000,
             )?,
-            heartbeat_ms: given.number("heartbeat_ms", 100, 10, 60_000)?,
-            election_min_ms: given.number("election_min_ms", 500, 20, 600_000)?,
-            election_max_ms: given.number("election_max_ms", 1_000, 20, 600_000)?,
-            log_segment_bytes: given.bytes("log_segment_bytes", 64 * MIB, 16 * MIB, 4 * GIB)?,
+            heartbeat_ms: given.number("heartbeat_ms", tick.heartbeat_ms, 10, 60_000)?,
+            election_min_ms: given.number("election_min_ms", tick.election_min_ms, 20, 600_000)?,
+            election_max_ms: given.number("election_max_ms", tick.election_max_ms, 20, 600_000)?,
+            log_segment_bytes: given.bytes("log_segment_bytes", 64 * MIB, 16 * MIB, SEGMENT_BYTES_MAX)?,
             engine_cache_bytes: given.bytes("engine_cache_bytes", 256 * MIB, MIB, 1024 * GIB)?,
             engine_write_buffer_bytes: given.bytes("engine_write_buffer_bytes", 256 * MIB, MIB, 1024 * GIB)?,
             engine: given.parsed("engine", engine)?.unwrap_or(EngineKind::Fjall),

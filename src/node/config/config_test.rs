@@ -49,7 +49,7 @@ fn flags_win_over_variables_over_the_file_over_defaults() {
     sources.flags = flags(&[("name", "flag")]).flags;
     let config = resolved(&sources);
     assert_eq!((&*config.name, config.heartbeat_ms, config.log_format), ("flag", 60, LogFormat::Json));
-    assert_eq!((config.data_dir, config.election_min_ms), (PathBuf::from("f"), 500));
+    assert_eq!((config.data_dir, config.election_min_ms), (PathBuf::from("f"), 600));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn flags_and_files_that_cannot_be_used() {
         ("value_bytes_max", "2MiB", "bytes"),
         ("requests_in_flight_max", "0", "whole number from 1"),
         ("heartbeat_ms", "soon", "whole number"),
-        ("heartbeat_ms", "300", "election_min_ms (500) must be at least 2 times heartbeat_ms (300)"),
+        ("heartbeat_ms", "400", "election_min_ms (600) must be at least 2 times heartbeat_ms (400)"),
         ("election_max_ms", "500", "must be greater than election_min_ms"),
         ("log_segment_bytes", "1MiB", "bytes"),
         ("engine", "sled", "must be fjall"),

@@ -243,15 +243,11 @@ pub(in crate::raft) async fn greet(
 }
 
 fn not_welcome(peers: &Peers, address: &str, error: LinkError, unreachable: impl Fn(String) -> LinkError) -> LinkError {
-    match error {
-        LinkError::Refused(refusal) => {
-            if refusal.code == Code::StaleIncarnation {
-                peers.refused_by(address, &refusal.message);
-            }
-            LinkError::Refused(refusal)
-        }
-        // Nothing but an introduction was sent.
-        LinkError::Broken { why, .. } => unreachable(why),
-        other => other,
+    if let LinkError::Refused(refusal) = &error
+        && refusal.code == Code::StaleIncarnation
+    {
+        peers.refused_by(address, &refusal.message);
     }
+    // Nothing but an introduction was sent.
+    if let LinkError::Broken { why, .. } = error { unreachable(why) } else { error }
 }
