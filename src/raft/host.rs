@@ -337,8 +337,8 @@ impl Host {
         self.inner.log.remove_group(group).await.map_err(|error| GroupError::Log(error.to_string()))?;
         let catalog = self.inner.catalog.clone();
         let removed = self.inner.flush.run(move || {
-            let replicas = catalog.list().into_iter().filter(|(of, ..)| *of == group);
-            replicas.map(|(_, replica, _)| catalog.remove(group, replica)).collect::<Result<(), _>>()
+            let mut replicas = catalog.list().into_iter().filter(|(of, ..)| *of == group);
+            replicas.try_for_each(|(_, replica, _)| catalog.remove(group, replica))
         });
         Ok(removed.await.map_err(GroupError::from)??)
     }

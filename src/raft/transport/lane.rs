@@ -243,15 +243,19 @@ pub(in crate::raft) async fn greet(
 }
 
 fn not_welcome(peers: &Peers, address: &str, error: LinkError, unreachable: impl Fn(String) -> LinkError) -> LinkError {
-    match error {
+    match &error {
         LinkError::Refused(refusal) => {
             if refusal.code == Code::StaleIncarnation {
                 peers.refused_by(address, &refusal.message);
             }
-            LinkError::Refused(refusal)
+            error
         }
         // Nothing but an introduction was sent.
-        LinkError::Broken { why, .. } => unreachable(why),
-        other => other,
+        LinkError::Broken { why, .. } => unreachable(why.clone()),
+        LinkError::NoAddress(_)
+        | LinkError::Unreachable { .. }
+        | LinkError::Busy(_)
+        | LinkError::Timeout(_)
+        | LinkError::Malformed(_) => error,
     }
 }
