@@ -3,8 +3,10 @@
 //! All calls block; run them on a [`Worker`](super::work::Worker). What was written is durable only
 //! after [`File::sync`]; a created, renamed or removed name only after [`Disk::sync_dir`].
 
+mod memory;
 mod real;
 
+pub use memory::{DiskDelay, DiskImage, MemoryDisk};
 pub use real::RealDisk;
 
 use std::io;

@@ -76,7 +76,8 @@ impl Log {
             let mut state = self.shared.state.lock();
             state.check()?;
             let unnamed = state.unnamed.is_some();
-            if !unnamed && !state.groups.contains_key(&id) {
+            // An earlier removal may still be on its way to the disk.
+            if !unnamed && !state.groups.contains_key(&id) && state.pending_bytes == 0 {
                 return Ok(());
             }
             let (done, waiting) = oneshot::channel();

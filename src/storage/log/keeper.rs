@@ -13,6 +13,7 @@ use super::record::ENTRY_PREFIX_BYTES;
 use super::segment;
 use super::shared::{Body, Done, Shared, State};
 use super::{LogError, RESERVE_SEGMENTS};
+use crate::env::disk::DirLock;
 use crate::env::time;
 use crate::env::work::Worker;
 use crate::types::GroupId;
@@ -61,6 +62,8 @@ enum Carry {
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) worker: Worker,
+    /// Held by every job, so that no later log starts while one runs.
+    pub(super) lock: Arc<dyn DirLock>,
 }
 
 impl Keeper {
@@ -121,7 +124,9 @@ impl Keeper {
         }
         self.shared.frames.lock().forget(low);
         let (disk, dir) = (self.shared.disk.clone(), self.shared.dir.clone());
+        let lock = self.lock.clone();
         let removed = self.worker.run(move || {
+            let _held = lock;
             // Oldest first: what remains is always the end of the log.
             for id in dropped.into_keys() {
                 disk.remove(&segment::path(&dir, id))?;
@@ -142,7 +147,11 @@ impl Keeper {
         };
         let (disk, dir) = (self.shared.disk.clone(), self.shared.dir.clone());
         let (log, bytes) = (self.shared.log, self.shared.config.segment_bytes);
-        let made = self.worker.run(move || segment::prepare(disk.as_ref(), &dir, log, id, bytes));
+        let lock = self.lock.clone();
+        let made = self.worker.run(move || {
+            let _held = lock;
+            segment::prepare(disk.as_ref(), &dir, log, id, bytes)
+        });
         let made = made.await.map_err(|error| error.to_string())?;
         let mut state = self.shared.state.lock();
         match made {

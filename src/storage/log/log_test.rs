@@ -3,8 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
+use super::model_test::{env, simulate};
 use super::*;
 use crate::env::Env;
+use crate::env::disk::MemoryDisk;
 
 const BIG: usize = usize::MAX;
 
@@ -162,4 +164,16 @@ async fn who_asks_for_admission_waits_while_the_queue_is_full() {
     assert!(futures_util::FutureExt::now_or_never(group.admission()).is_none());
     group.admission().await.unwrap();
     assert_eq!(*group.durable().borrow(), Some(99), "admitted once the queue was written");
+}
+
+#[test]
+fn two_logs_never_write_in_one_directory() {
+    simulate(async {
+        let env = env(&MemoryDisk::new());
+        let (log, _) = Log::open(&env, Path::new("/log"), config()).await.unwrap();
+        let second = Log::open(&env, Path::new("/log"), config()).await;
+        assert!(matches!(second, Err(LogError::Io(reason)) if reason.contains("in use")));
+        log.close().await.unwrap();
+        Log::open(&env, Path::new("/log"), config()).await.unwrap();
+    });
 }

@@ -5,6 +5,8 @@
 //! a keeper task prepares segments, carries forward what idle groups still need and drops the rest.
 //! The bytes on disk: `docs/format.md`, "Raft log".
 
+#[cfg(test)]
+mod corruption_test;
 mod error;
 mod frame;
 mod group;
@@ -22,6 +24,8 @@ mod writer;
 
 #[cfg(test)]
 mod log_test;
+#[cfg(test)]
+mod model_test;
 
 pub use error::LogError;
 pub use handle::{GroupLog, Log};

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -20,9 +21,16 @@ use super::segment::{self, FRAMES_AT, Segment};
 use super::shared::{Body, Done, Shared, State};
 use super::writer::Writer;
 use super::{LogConfig, LogError, LogStats, Recovery, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
-use crate::env::disk::Disk;
-use crate::env::{Env, chance};
+use crate::env::disk::{DirLock, Disk};
+use crate::env::work::Worker;
+use crate::env::{Env, chance, time};
 use crate::types::GroupId;
+
+/// The file whose lock says that the log is in use.
+const LOCK: &str = "lock";
+/// How long an earlier log in the same directory may take to finish its last write.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// What was found on disk, with the tail made fit to be written.
 struct Found {
@@ -46,6 +54,7 @@ struct Found {
 pub(super) async fn open(env: &Env, dir: &Path, config: LogConfig) -> Result<(Arc<Shared>, Recovery), LogError> {
     let config = checked(config)?;
     let worker = env.workers.start("log-write");
+    let lock = lock(env, &worker, dir).await?;
     let (disk, path, settings) = (env.disk.clone(), dir.to_owned(), config.clone());
     let found = worker.run(move || find(disk.as_ref(), &path, &settings)).await;
     let mut found = found.map_err(|error| LogError::Io(error.to_string()))??;
@@ -75,6 +84,7 @@ pub(super) async fn open(env: &Env, dir: &Path, config: LogConfig) -> Result<(Ar
     let writer = Writer {
         shared: shared.clone(),
         worker,
+        lock: lock.clone(),
         segment,
         sequence: sequence + 1,
         groups: last_groups.filter(|groups| groups.len() <= shared.config.named_groups_max()),
@@ -83,8 +93,28 @@ pub(super) async fn open(env: &Env, dir: &Path, config: LogConfig) -> Result<(Ar
         buffer: Vec::new(),
     };
     tokio::spawn(writer.run());
-    tokio::spawn(Keeper { shared: shared.clone(), worker: env.workers.start("log-keep") }.run());
+    tokio::spawn(Keeper { shared: shared.clone(), worker: env.workers.start("log-keep"), lock }.run());
     Ok((shared, recovery))
+}
+
+/// Takes the lock that keeps two logs from writing in one directory. One of this process that was let
+/// go, and is finishing its last write, is waited for.
+async fn lock(env: &Env, worker: &Worker, dir: &Path) -> Result<Arc<dyn DirLock>, LogError> {
+    let deadline = time::now() + LOCK_WAIT_MAX;
+    loop {
+        let (disk, path) = (env.disk.clone(), dir.to_owned());
+        let taken = worker.run(move || disk.create_dir(&path).and_then(|()| disk.lock(&path.join(LOCK)))).await;
+        match taken.map_err(|error| LogError::Io(error.to_string()))? {
+            Ok(lock) => return Ok(Arc::from(lock)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && time::now() < deadline => {
+                time::sleep(LOCK_RETRY).await;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(LogError::Io(format!("{} is in use by another raft log", dir.display())));
+            }
+            Err(error) => return Err(io_error("locking the log's directory")(error)),
+        }
+    }
 }
 
 fn checked(mut config: LogConfig) -> Result<LogConfig, LogError> {
@@ -138,14 +168,15 @@ fn state(found: Found) -> (u64, State) {
 }
 
 fn io_error(what: &str) -> impl Fn(io::Error) -> LogError {
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull => LogError::Full,
-        _ => LogError::Io(format!("{what}: {error}")),
+    move |error| {
+        if error.kind() == io::ErrorKind::StorageFull {
+            return LogError::Full;
+        }
+        LogError::Io(format!("{what}: {error}"))
     }
 }
 
 fn find(disk: &dyn Disk, dir: &Path, config: &LogConfig) -> Result<Found, LogError> {
-    disk.create_dir(dir).map_err(io_error("creating the log's directory"))?;
     let mut all = Vec::new();
     for id in segment::list(disk, dir).map_err(io_error("listing segments"))? {
         let file = disk.open(&segment::path(dir, id)).map_err(io_error("opening a segment"))?;

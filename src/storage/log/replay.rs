@@ -140,21 +140,21 @@ impl Replay {
         match record {
             Record::Roster { complete, lost, groups } => {
                 self.roster(complete, lost, groups);
-                return None;
+                None
             }
             Record::Create { group } => {
                 self.groups.insert(group, Building::default());
-                return Some(group);
+                Some(group)
             }
             Record::Remove { group } => {
                 self.groups.remove(&group);
-                return Some(group);
+                Some(group)
             }
             Record::Quarantine { group, reason } => {
                 self.quarantine(group, &String::from_utf8_lossy(&reason));
                 let building = self.groups.entry(group).or_default();
                 building.stored[Mark::Quarantine as usize] = Some(segment);
-                return Some(group);
+                Some(group)
             }
             Record::Entries { group, first, entries } => {
                 let tail_bytes_max = self.tail_bytes_max;

@@ -9,6 +9,7 @@ use super::frame::{BLOCK_BYTES, FrameHeader, HEADER_BYTES};
 use super::segment::{FRAMES_AT, Segment};
 
 const READ_STEP_BYTES: usize = 256 * 1024;
+const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// What a segment holds.
 #[derive(Default)]
@@ -65,7 +66,7 @@ pub(super) fn scan(segment: &Segment, log: u64) -> Scanned {
             Some((header, false)) => scanned.broken.push(header),
             None => {}
         }
-        if rest[..BLOCK_BYTES].iter().any(|byte| *byte != 0) {
+        if rest[..BLOCK_BYTES] != ZEROS {
             scanned.dirty.push(offset);
         }
         at += BLOCK_BYTES;

@@ -88,7 +88,7 @@ impl Operation {
     }
 
     /// Bytes of disk it takes at most, alone in its frame.
-    fn cost(&self) -> u64 {
+    pub(super) fn cost(&self) -> u64 {
         alone(self.bytes())
     }
 }
@@ -227,7 +227,6 @@ impl State {
                 break;
             }
             bytes += more;
-            self.pending_cost = self.pending_cost.saturating_sub(next.cost());
             taken.extend(self.queue.pop_front());
         }
         (taken, bytes)

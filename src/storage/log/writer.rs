@@ -15,6 +15,7 @@ use super::group::Mark;
 use super::record::{self, MARK_PREFIX_BYTES, ROSTER_PREFIX_BYTES};
 use super::segment::{FRAMES_AT, Segment};
 use super::shared::{Body, Operation, Shared, State};
+use crate::env::disk::DirLock;
 use crate::env::time;
 use crate::env::work::Worker;
 use crate::types::GroupId;
@@ -23,6 +24,8 @@ use crate::types::GroupId;
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) worker: Worker,
+    /// Held by every job, so that no later log starts while one runs.
+    pub(super) lock: Arc<dyn DirLock>,
     /// The segment being written.
     pub(super) segment: Segment,
     /// Sequence of the next frame.
@@ -151,8 +154,12 @@ impl Writer {
         }
         let batch = self.batch(operations, committed, seal);
         let buffer = std::mem::take(&mut self.buffer);
-        let (mut batch, buffer, written) =
-            self.worker.run(move || write_frame(batch, buffer)).await.map_err(|error| error.to_string())?;
+        let lock = self.lock.clone();
+        let written = self.worker.run(move || {
+            let _held = lock;
+            write_frame(batch, buffer)
+        });
+        let (mut batch, buffer, written) = written.await.map_err(|error| error.to_string())?;
         self.buffer = buffer;
         if self.buffer.capacity() > 2 * self.shared.config.frame_bytes() {
             self.buffer = Vec::new();
@@ -172,21 +179,24 @@ impl Writer {
         Ok(())
     }
 
-    /// The committed marks that ride on this frame.
+    /// The committed marks that ride on this frame, behind its operations: of groups whose life has
+    /// begun by then.
     fn take_committed(&self) -> Vec<(GroupId, u64, Bytes)> {
         let mut state = self.shared.state.lock();
         let limit = self.shared.config.committed_bytes_max();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(id) = state.committed_dirty.pop_first() {
+        let queued = state.queue.front().map_or(u64::MAX, |operation| operation.id);
+        let (mut taken, mut later, mut bytes) = (Vec::new(), BTreeSet::new(), 0);
+        for id in std::mem::take(&mut state.committed_dirty) {
             let Some(group) = state.groups.get(&id) else { continue };
             let Some(mark) = &group.committed else { continue };
             bytes += MARK_PREFIX_BYTES + mark.len();
-            if bytes > limit {
-                state.committed_dirty.insert(id);
-                break;
+            if bytes > limit || group.life >= queued || group.life + 1 == queued {
+                later.insert(id);
+                continue;
             }
             taken.push((id, group.life, mark.clone()));
         }
+        state.committed_dirty = later;
         taken
     }
 
@@ -268,6 +278,7 @@ impl Writer {
             }
             for (operation, start) in batch.operations.iter().zip(&batch.starts) {
                 state.pending_bytes = state.pending_bytes.saturating_sub(operation.bytes());
+                state.pending_cost = state.pending_cost.saturating_sub(operation.cost());
                 state.settle(operation, header, *start, self.shared.config.tail_cache_bytes);
             }
             for id in batch.operations.iter().map(|operation| operation.group).collect::<BTreeSet<_>>() {
@@ -294,12 +305,12 @@ fn write_frame(mut batch: Batch, mut buffer: Vec<u8>) -> (Batch, Vec<u8>, io::Re
     if let Some(roster) = &batch.roster {
         record::put_roster(&mut buffer, roster.complete, roster.lost, &roster.groups);
     }
-    for (group, _, mark) in &batch.committed {
-        record::put_committed(&mut buffer, *group, mark);
-    }
     for operation in &batch.operations {
         batch.starts.push(buffer.len() - HEADER_BYTES);
         put_operation(&mut buffer, operation);
+    }
+    for (group, _, mark) in &batch.committed {
+        record::put_committed(&mut buffer, *group, mark);
     }
     let length = u32::try_from(buffer.len() - HEADER_BYTES);
     let written = length.map_err(io::Error::other).and_then(|length| {
