@@ -3,6 +3,8 @@
 //! 16-byte keys, 256-byte values, batches of 64. Small by default, so that it runs as a test;
 //! `QUORATE_BENCH_KEYS=1000000 cargo bench --bench engine` measures.
 
+#![allow(clippy::expect_used, reason = "a benchmark that cannot go on has nothing to say")]
+
 use std::hint::black_box;
 use std::ops::Bound;
 use std::sync::Arc;

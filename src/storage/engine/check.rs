@@ -6,7 +6,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::{Batch, EngineError, KeyRange, StoreId};
+use super::{Batch, EngineError, KeyRange, Write};
 
 /// Longest key of a store, in bytes: what fjall can hold.
 pub const STORE_KEY_BYTES_MAX: usize = u16::MAX as usize;
@@ -23,7 +23,7 @@ pub(super) fn is_empty((start, end): KeyRange<'_>) -> bool {
 }
 
 /// The batch's writes, each key of a store once, with the last write to it.
-pub(super) fn distinct(batch: Batch) -> Result<Vec<(StoreId, Bytes, Option<Bytes>)>, EngineError> {
+pub(super) fn distinct(batch: Batch) -> Result<Vec<Write>, EngineError> {
     for (_, key, value) in &batch.writes {
         check_pair(key.len(), value.as_ref().map_or(0, Bytes::len)).map_err(refused)?;
     }

@@ -9,61 +9,40 @@
 //! - The cap over all memtables is not implemented. Ours: the largest memtables are rotated once
 //!   all together pass half of the budget; the other half is for memtables that are being written out.
 //! - A keyspace that is no longer written to keeps journals from being removed: [`rotate_idle`].
-//! - It serves damaged journals, and refuses torn ones: [`super::fjall_journal`] looks first.
+//! - It serves damaged journals, and refuses torn ones: [`journal`] looks first.
 //! - Its sequence numbers fall back at a restart when the last batches were for dropped stores.
+//! - A commit under back-pressure waits for threads that may have failed: only a flush tells.
 //! - It panics on some damage while opening: those panics are caught and become an error.
 //!
 //! [`rotate_idle`]: FjallEngine::rotate_idle
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use fjall::{
-    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Snapshot,
-};
+use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Mutex, RwLock};
 
 use super::check::{distinct, is_empty, refused};
-use super::fjall_files::{Files, FlushMark, MarkFile};
-use super::fjall_journal::check_journals;
 use super::{Batch, Direction, Engine, EngineError, KeyRange, PairResult, StoreId, View};
-use crate::env::disk::RealDisk;
+use crate::env::disk::{DirLock, RealDisk};
 
-/// Smallest journal budget that fjall takes.
-const JOURNAL_BYTES_MIN: u64 = 64 * 1024 * 1024;
-/// Smallest memtable that is worth a table of its own.
-const MEMTABLE_BYTES_MIN: u64 = 256 * 1024;
-/// A store's memtable is rotated at this part of the whole write buffer.
-const MEMTABLE_SHARE: u64 = 4;
+mod errors;
+mod files;
+mod journal;
+mod open;
+
+pub use open::FjallConfig;
+
+use errors::{at, translate};
+use files::{Files, FlushMark, MarkFile};
+use journal::check_journals;
+use open::{check_stores, create_keyspace, finish_first_opening, open_database, open_stores};
+
 /// The memtables are summed up each time this part of the write buffer was written.
 const MEASURE_SHARE: u64 = 16;
-/// fjall keyspaces are called by this and the store's id.
-const KEYSPACE_PREFIX: &str = "store-";
-
-/// Memory and disk that the engine may use, for all its stores together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FjallConfig {
-    /// Block cache, in bytes.
-    pub cache_bytes: u64,
-    /// Memtables, in bytes.
-    pub write_buffer_bytes: u64,
-    /// Journals, in bytes, at least 64 MiB; beyond it the oldest journal's stores are written out.
-    pub journal_bytes: u64,
-    /// Threads that write memtables out and compact.
-    pub worker_threads: usize,
-}
-
-impl Default for FjallConfig {
-    fn default() -> Self {
-        const MIB: u64 = 1024 * 1024;
-        Self { cache_bytes: 64 * MIB, write_buffer_bytes: 64 * MIB, journal_bytes: 256 * MIB, worker_threads: 2 }
-    }
-}
 
 /// The engine on disk.
 ///
@@ -76,8 +55,9 @@ pub struct FjallEngine {
     seen: RwLock<Seen>,
     flushed: Mutex<Flushed>,
     failed: OnceLock<String>,
-    // Last: fjall waits for its threads when the database goes.
+    // The last two, in this order: fjall waits for its threads when the database goes.
     database: Database,
+    _lock: Box<dyn DirLock>,
 }
 
 /// Held by the one who writes.
@@ -107,13 +87,16 @@ struct Flushed {
 }
 
 impl FjallEngine {
-    /// Opens the engine in `dir`, which is made if need be. Nobody else may use `dir`.
+    /// Opens the engine in `dir`, which is made if need be. An engine that had it open before must be
+    /// gone, with all its views.
     ///
     /// # Errors
-    /// [`EngineError::Corrupt`] naming what is damaged; as the file system otherwise.
+    /// [`EngineError::Corrupt`] naming what is damaged; [`std::io::ErrorKind::WouldBlock`] when another
+    /// process has it open; as the file system otherwise.
     pub fn open(dir: &Path, config: FjallConfig) -> Result<Self, EngineError> {
         static DISK: RealDisk = RealDisk;
         let files = Files::open(&DISK, dir)?;
+        let lock = files.lock()?;
         let next_store = files.next_store()?;
         if next_store.is_none() {
             files.clear_unfinished()?;
@@ -135,7 +118,7 @@ impl FjallEngine {
         let seen = RwLock::new(Seen { stores, snapshot: database.snapshot(), commits: 0, last_commit: mark.seqno });
         let writer = Mutex::new(Writer { next_store, busy, unmeasured_bytes: 0 });
         let flushed = Mutex::new(Flushed { file: mark_file, commits: 0 });
-        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database })
+        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database, _lock: lock })
     }
 
     /// Starts to write out the memtables of stores that got no write since the last call, so that
@@ -285,7 +268,8 @@ impl Engine for FjallEngine {
             (seen.commits, seen.last_commit)
         };
         if commits == flushed.commits {
-            return Ok(());
+            // Nothing to sync; but a commit may be waiting for ever for threads that have failed.
+            return self.database.persist(PersistMode::Buffer).map_err(|error| self.fail(error));
         }
         let journal = self.files.journals()?.last().map_or(0, |(number, _)| *number);
         self.database.persist(PersistMode::SyncAll).map_err(|error| self.fail(error))?;
@@ -328,106 +312,6 @@ impl View for FjallView {
             Direction::Forward => Box::new(pairs.map(read)),
             Direction::Reverse => Box::new(pairs.rev().map(read)),
         }
-    }
-}
-
-fn open_database(path: &Path, config: &FjallConfig) -> Result<Database, EngineError> {
-    let open = || {
-        Database::builder(path)
-            .manual_journal_persist(true)
-            .cache_size(config.cache_bytes)
-            .max_journaling_size(config.journal_bytes.max(JOURNAL_BYTES_MIN))
-            .worker_threads(config.worker_threads.max(1))
-            .open()
-    };
-    // fjall has `expect` and `assert` on what it reads while it opens.
-    match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) => Err(at(path, translate(error))),
-        Err(panic) => {
-            let message = panic.downcast::<String>().map_or_else(
-                |panic| panic.downcast::<&str>().map_or_else(|_| "unknown".to_owned(), |text| (*text).to_owned()),
-                |text| *text,
-            );
-            Err(EngineError::Corrupt(format!("{}: fjall cannot open it: {message}", path.display())))
-        }
-    }
-}
-
-fn open_stores(database: &Database, config: &FjallConfig) -> Result<BTreeMap<StoreId, Keyspace>, EngineError> {
-    let mut stores = BTreeMap::new();
-    for name in database.list_keyspace_names() {
-        let id = name.strip_prefix(KEYSPACE_PREFIX).and_then(|id| id.parse().ok()).map(StoreId);
-        let Some(id) = id else {
-            return Err(EngineError::Corrupt(format!("fjall keyspace {:?} is no store", &*name)));
-        };
-        stores.insert(id, database.keyspace(&name, || options(config)).map_err(translate)?);
-    }
-    Ok(stores)
-}
-
-/// Makes what a new engine consists of, or what a first opening that was cut short left out.
-fn finish_first_opening(
-    database: &Database,
-    files: &Files<'_>,
-    stores: &mut BTreeMap<StoreId, Keyspace>,
-    config: &FjallConfig,
-) -> Result<StoreId, EngineError> {
-    if !stores.contains_key(&StoreId::CATALOG) {
-        stores.insert(StoreId::CATALOG, create_keyspace(database, StoreId::CATALOG, config)?);
-    }
-    let next_store = StoreId(StoreId::CATALOG.0 + 1);
-    check_stores(stores, next_store)?;
-    files.set_next_store(next_store)?;
-    Ok(next_store)
-}
-
-fn check_stores(stores: &BTreeMap<StoreId, Keyspace>, next_store: StoreId) -> Result<(), EngineError> {
-    if !stores.contains_key(&StoreId::CATALOG) {
-        return Err(EngineError::Corrupt("the catalog's store is missing".to_owned()));
-    }
-    match stores.last_key_value() {
-        Some((last, _)) if *last >= next_store => {
-            Err(EngineError::Corrupt(format!("store {} is there, but the next id is {}", last.0, next_store.0)))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn create_keyspace(database: &Database, store: StoreId, config: &FjallConfig) -> Result<Keyspace, EngineError> {
-    database.keyspace(&format!("{KEYSPACE_PREFIX}{}", store.0), || options(config)).map_err(translate)
-}
-
-fn options(config: &FjallConfig) -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default()
-        .manual_journal_persist(true)
-        .max_memtable_size((config.write_buffer_bytes / MEMTABLE_SHARE).max(MEMTABLE_BYTES_MIN))
-}
-
-/// fjall's errors name no file; say at least which database it was.
-fn at(path: &Path, error: EngineError) -> EngineError {
-    match error {
-        EngineError::Corrupt(what) => EngineError::Corrupt(format!("{}: {what}", path.display())),
-        EngineError::Io(error) => EngineError::Io(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
-        other @ (EngineError::NoStore(_) | EngineError::Poisoned(_)) => other,
-    }
-}
-
-#[allow(clippy::wildcard_enum_match_arm, reason = "both enums are non-exhaustive; the rest is damage")]
-fn translate(error: fjall::Error) -> EngineError {
-    match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => translate_io(error),
-        fjall::Error::Poisoned => EngineError::Poisoned("fjall refuses after a failed write".to_owned()),
-        fjall::Error::Locked => EngineError::Io(io::Error::new(io::ErrorKind::WouldBlock, "another process holds it")),
-        damage => EngineError::Corrupt(damage.to_string()),
-    }
-}
-
-/// A file that ends early, or holds what cannot be, is damage and no failure of the device.
-fn translate_io(error: io::Error) -> EngineError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => EngineError::Corrupt(error.to_string()),
-        _ => EngineError::Io(error),
     }
 }
 

@@ -8,7 +8,7 @@
 //!
 //! [`crash`]: MemoryStores::crash
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use super::check::{distinct, refused};
-use super::{Batch, Engine, EngineError, StoreId, View};
+use super::{Batch, Engine, EngineError, StoreId, View, Write};
 
 mod versions;
 mod view;
@@ -48,13 +48,15 @@ struct State {
     /// Keys with versions or tombstones to drop, by the batch that made them superfluous.
     superseded: VecDeque<(SeqNo, Store, Bytes)>,
     fault: Option<io::ErrorKind>,
+    /// Keys whose values fail their checksum until they are written again.
+    corrupt: BTreeSet<(StoreId, Bytes)>,
 }
 
 type Store = Arc<RwLock<Pairs>>;
 
 /// How to take one operation back.
 enum Undo {
-    Batch(Vec<(StoreId, Bytes, Option<Bytes>)>),
+    Batch(Vec<Write>),
     Created(StoreId),
     Dropped(StoreId, Store),
 }
@@ -77,6 +79,7 @@ impl MemoryStores {
             views: BTreeMap::new(),
             superseded: VecDeque::new(),
             fault: None,
+            corrupt: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -109,9 +112,25 @@ impl MemoryStores {
     pub fn set_fault(&self, fault: Option<io::ErrorKind>) {
         self.state.lock().fault = fault;
     }
+
+    /// Damages the value of a key: reads that meet it fail until it is written again.
+    pub fn corrupt(&self, store: StoreId, key: &[u8]) {
+        self.state.lock().corrupt.insert((store, Bytes::copy_from_slice(key)));
+    }
 }
 
 impl State {
+    fn check_pair(&self, store: StoreId, key: &[u8]) -> Result<(), EngineError> {
+        if !self.corrupt.is_empty() && self.corrupt.contains(&(store, Bytes::copy_from_slice(key))) {
+            return Err(EngineError::Corrupt(format!(
+                "store {}: key {} fails its checksum",
+                store.0,
+                key.escape_ascii()
+            )));
+        }
+        Ok(())
+    }
+
     fn undo(&mut self) {
         match self.unflushed.pop() {
             Some(Undo::Batch(writes)) => {
@@ -212,6 +231,9 @@ impl Engine for MemoryEngine {
             if set.leaves_garbage {
                 state.superseded.push_back((seqno, store, key.clone()));
             }
+            if !state.corrupt.is_empty() {
+                state.corrupt.remove(&(id, key.clone()));
+            }
             undo.push((id, key, set.before));
         }
         let written = undo.len();
@@ -226,7 +248,7 @@ impl Engine for MemoryEngine {
         let pairs = state.stores.get(&store).cloned().ok_or(EngineError::NoStore(store))?;
         let seqno = state.seqno;
         *state.views.entry(seqno).or_default() += 1;
-        Ok(Box::new(MemoryView::new(self.state.clone(), self.generation, pairs, seqno)))
+        Ok(Box::new(MemoryView::new(self.state.clone(), self.generation, store, pairs, seqno)))
     }
 
     fn flush(&self) -> Result<(), EngineError> {

@@ -7,8 +7,6 @@
 pub mod catalog;
 mod check;
 pub mod fjall_engine;
-mod fjall_files;
-mod fjall_journal;
 pub mod memory;
 pub mod stream;
 mod write_set;
@@ -78,11 +76,14 @@ pub trait View: Send + Sync {
     fn scan<'a>(&'a self, range: KeyRange<'_>, direction: Direction) -> Box<dyn Iterator<Item = PairResult> + 'a>;
 }
 
+/// A write to one key of one store. `None` removes.
+pub type Write = (StoreId, Bytes, Option<Bytes>);
+
 /// Writes to one or several stores that take effect together.
 #[derive(Default, Debug)]
 pub struct Batch {
-    /// In order: a later write to a key wins. `None` removes.
-    pub writes: Vec<(StoreId, Bytes, Option<Bytes>)>,
+    /// In order: a later write to a key wins.
+    pub writes: Vec<Write>,
 }
 
 /// An engine: many ordered stores.

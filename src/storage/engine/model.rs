@@ -14,12 +14,15 @@ use super::{Batch, Direction, Engine, KeyRange, View, WriteSet};
 /// A write: few different keys, so that they meet.
 type Write = (Vec<u8>, Option<Vec<u8>>);
 
+/// A range that may be empty or inverted.
+type OwnedRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     /// A batch straight into the engine.
     Commit(Vec<Write>),
     /// Writes through a write set, read while they are pending, then committed or thrown away.
-    WriteSet { writes: Vec<Write>, ranges: Vec<(Bound<Vec<u8>>, Bound<Vec<u8>>)>, commit: bool },
+    WriteSet { writes: Vec<Write>, ranges: Vec<OwnedRange>, commit: bool },
     /// A view is kept and must never change.
     Keep,
 }
@@ -102,7 +105,7 @@ fn apply(model: &mut Model, writes: &[Write]) {
     }
 }
 
-fn compare(view: &dyn View, model: &Model, ranges: &[(Bound<Vec<u8>>, Bound<Vec<u8>>)]) -> Result<(), TestCaseError> {
+fn compare(view: &dyn View, model: &Model, ranges: &[OwnedRange]) -> Result<(), TestCaseError> {
     for (start, end) in ranges {
         let range: KeyRange<'_> = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
         let mut expected: Vec<(Bytes, Bytes)> = match is_empty(range) {

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::check::{STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX, check_pair};
-use super::{Batch, Direction, Engine, EngineError, StoreId, View};
+use super::{Batch, Direction, Engine, EngineError, StoreId, View, Write};
 use crate::proto::internal::v1::{SnapshotChunk, SnapshotFooter};
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 
@@ -213,7 +213,7 @@ impl Receiver {
         Ok(())
     }
 
-    fn parse(&mut self, store: StoreId, mut data: Bytes) -> Result<Vec<(StoreId, Bytes, Option<Bytes>)>, &'static str> {
+    fn parse(&mut self, store: StoreId, mut data: Bytes) -> Result<Vec<Write>, &'static str> {
         if data.is_empty() {
             return Err("it holds no pair");
         }

@@ -1,4 +1,8 @@
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
+
+use std::io;
 use std::ops::Bound;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use super::*;
@@ -18,15 +22,17 @@ fn batch(store: StoreId, n: u32) -> Batch {
     Batch { writes: keys.map(|key| (store, key, Some(value.clone()))).chain([log]).collect() }
 }
 
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What a store that went through `batches` of [`batch`] holds.
-fn state(batches: u32) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn state(batches: u32) -> Pairs {
     let Some(last) = batches.checked_sub(1) else { return Vec::new() };
     let keys = (0..BATCH_KEYS).map(|key| (key.to_be_bytes().to_vec(), last.to_be_bytes().to_vec()));
     let log = (0..batches).map(|n| ([&[0xff][..], &n.to_be_bytes()].concat(), n.to_be_bytes().to_vec()));
     keys.chain(log).collect()
 }
 
-fn read(engine: &FjallEngine, store: StoreId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+fn read(engine: &FjallEngine, store: StoreId) -> Result<Pairs, EngineError> {
     let view = engine.view(store)?;
     let scan = view.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward);
     scan.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
@@ -43,9 +49,10 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn flip(path: &Path, at: usize, bit: u8) {
-    let mut data = std::fs::read(path).unwrap();
-    data[at] ^= 1 << bit;
-    std::fs::write(path, data).unwrap();
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64).unwrap();
+    file.write_all_at(&[byte[0] ^ 1 << bit], at as u64).unwrap();
 }
 
 /// What a damaged copy did.
@@ -78,7 +85,8 @@ fn outcome(dir: &Path, store: StoreId, batches: u32) -> Outcome {
     }
 }
 
-/// Waits for fjall's threads, which nobody else can be asked about.
+/// Waits for fjall's threads, of whose work nothing else tells.
+#[allow(clippy::disallowed_methods, reason = "fjall's threads pass no seam")]
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..2_000 {
         if done() {
@@ -362,6 +370,27 @@ fn errors_are_told_apart() {
     assert!(matches!(translate(io(io::ErrorKind::UnexpectedEof)), EngineError::Corrupt(_)));
     assert!(matches!(translate(fjall::Error::Poisoned), EngineError::Poisoned(_)));
     assert!(matches!(translate(fjall::Error::Unrecoverable), EngineError::Corrupt(_)));
+}
+
+/// fjall writes memtables out in the background; nobody waits for that.
+#[test]
+fn a_failure_in_the_background_is_found_by_the_next_flush() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let store = engine.create_store().unwrap();
+    engine.commit(batch(store, 0)).unwrap();
+    engine.flush().unwrap();
+    let path = engine.seen.read().stores[&store].path().to_owned();
+    std::fs::remove_dir_all(path.join("tables")).unwrap();
+    engine.rotate_idle().unwrap();
+    engine.rotate_idle().unwrap();
+    let mut failed = None;
+    wait_until("the failure", || {
+        failed = engine.flush().err();
+        failed.is_some()
+    });
+    assert!(matches!(failed, Some(EngineError::Poisoned(_))), "{failed:?}");
+    assert!(matches!(engine.commit(batch(store, 1)), Err(EngineError::Poisoned(_))));
 }
 
 #[test]

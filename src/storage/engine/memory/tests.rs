@@ -9,8 +9,10 @@ fn write(store: StoreId, key: &str, value: Option<&str>) -> Batch {
     Batch { writes: vec![(store, owned(key), value.map(owned))] }
 }
 
+type Content = Vec<(StoreId, Vec<(Bytes, Bytes)>)>;
+
 /// Everything on the disk.
-fn content(engine: &dyn Engine) -> Vec<(StoreId, Vec<(Bytes, Bytes)>)> {
+fn content(engine: &dyn Engine) -> Content {
     let read = |store| {
         let view = engine.view(store).unwrap();
         view.scan((Bound::Unbounded, Bound::Unbounded), Direction::Forward).collect::<Result<_, _>>().unwrap()
@@ -19,7 +21,7 @@ fn content(engine: &dyn Engine) -> Vec<(StoreId, Vec<(Bytes, Bytes)>)> {
 }
 
 /// Does the operations of one scenario and returns the content after each, from the flush on.
-fn scenario(stores: &MemoryStores) -> Vec<Vec<(StoreId, Vec<(Bytes, Bytes)>)>> {
+fn scenario(stores: &MemoryStores) -> Vec<Content> {
     let engine = stores.open();
     let first = engine.create_store().unwrap();
     let second = engine.create_store().unwrap();
@@ -162,4 +164,25 @@ fn counts_its_bytes() {
     assert_eq!(engine.disk_bytes().unwrap(), 3);
     stores.crash(&mut || 3);
     assert_eq!(stores.open().disk_bytes().unwrap(), 3);
+}
+
+#[test]
+fn a_damaged_value_is_never_served() {
+    let stores = MemoryStores::new();
+    let engine = stores.open();
+    let store = engine.create_store().unwrap();
+    for key in ["a", "b", "c"] {
+        engine.commit(write(store, key, Some("v"))).unwrap();
+    }
+    stores.corrupt(store, b"b");
+    let view = engine.view(store).unwrap();
+    assert!(matches!(view.get(b"b"), Err(EngineError::Corrupt(what)) if what.contains("key b")));
+    assert!(view.get(b"a").unwrap().is_some());
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let scan: Vec<_> =
+            view.scan((Bound::Unbounded, Bound::Unbounded), direction).map(|pair| pair.is_ok()).collect();
+        assert_eq!(scan, [true, false, true]);
+    }
+    engine.commit(write(store, "b", Some("w"))).unwrap();
+    assert_eq!(engine.view(store).unwrap().get(b"b").unwrap().as_deref(), Some(b"w".as_slice()));
 }

@@ -5,10 +5,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::super::check::is_empty;
-use super::super::{Direction, EngineError, KeyRange, PairResult, View};
+use super::super::{Direction, EngineError, KeyRange, PairResult, StoreId, View};
 use super::versions::SeqNo;
 use super::{State, Store, dead};
 
@@ -19,18 +19,20 @@ const PAGE_PAIRS: usize = 64;
 pub(super) struct MemoryView {
     state: Arc<Mutex<State>>,
     generation: u64,
+    id: StoreId,
     store: Store,
     seqno: SeqNo,
 }
 
 impl MemoryView {
     /// A view that the caller has registered.
-    pub(super) fn new(state: Arc<Mutex<State>>, generation: u64, store: Store, seqno: SeqNo) -> Self {
-        Self { state, generation, store, seqno }
+    pub(super) fn new(state: Arc<Mutex<State>>, generation: u64, id: StoreId, store: Store, seqno: SeqNo) -> Self {
+        Self { state, generation, id, store, seqno }
     }
 
-    fn check(&self) -> Result<(), EngineError> {
-        if self.state.lock().generation == self.generation { Ok(()) } else { Err(dead()) }
+    fn live(&self) -> Result<MutexGuard<'_, State>, EngineError> {
+        let state = self.state.lock();
+        if state.generation == self.generation { Ok(state) } else { Err(dead()) }
     }
 }
 
@@ -51,7 +53,7 @@ impl Drop for MemoryView {
 
 impl View for MemoryView {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.check()?;
+        self.live()?.check_pair(self.id, key)?;
         Ok(self.store.read().get(key, self.seqno))
     }
 
@@ -74,16 +76,17 @@ struct Scan<'a> {
     /// What has not been fetched; `None` when nothing is left.
     rest: Option<(Bound<Bytes>, Bound<Bytes>)>,
     direction: Direction,
-    page: VecDeque<(Bytes, Bytes)>,
+    page: VecDeque<PairResult>,
 }
 
 impl Scan<'_> {
     fn fetch(&mut self) -> Result<(), EngineError> {
         let Some((start, end)) = self.rest.take() else { return Ok(()) };
-        self.view.check()?;
+        let state = self.view.live()?;
         let range = (start.as_ref().map(Bytes::as_ref), end.as_ref().map(Bytes::as_ref));
         let (pairs, last) = self.view.store.read().page(range, self.direction, self.view.seqno, PAGE_PAIRS);
-        self.page = pairs.into();
+        let check = |pair: (Bytes, Bytes)| state.check_pair(self.view.id, &pair.0).map(|()| pair);
+        self.page = pairs.into_iter().map(check).collect();
         self.rest = last.and_then(|last| {
             let rest = match self.direction {
                 Direction::Forward => (Bound::Excluded(last), end),
@@ -105,6 +108,6 @@ impl Iterator for Scan<'_> {
         {
             return Some(Err(error));
         }
-        self.page.pop_front().map(Ok)
+        self.page.pop_front()
     }
 }

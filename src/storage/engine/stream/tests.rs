@@ -1,3 +1,5 @@
+#![allow(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
+
 use proptest::prelude::*;
 
 use super::*;

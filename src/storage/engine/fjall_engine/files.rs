@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fjall_journal::Journal;
-use super::{EngineError, StoreId};
-use crate::env::disk::{Disk, File, read_file, replace_file};
+use super::super::{EngineError, StoreId};
+use super::journal::Journal;
+use crate::env::disk::{DirLock, Disk, File, read_file, replace_file};
 
 /// Next to fjall's directory.
 const NEXT_STORE_FILE: &str = "next-store";
@@ -25,6 +25,7 @@ const SLOT_BYTES: usize = 28;
 const KEYSPACES_DIR: &str = "keyspaces";
 /// fjall writes it last when it makes a database.
 const VERSION_FILE: &str = "version";
+/// fjall's, and ours beside it.
 const LOCK_FILE: &str = "lock";
 const JOURNAL_EXTENSION: &str = "jnl";
 
@@ -39,6 +40,14 @@ impl<'d> Files<'d> {
     pub(super) fn open(disk: &'d dyn Disk, dir: &Path) -> Result<Self, EngineError> {
         disk.create_dir(dir)?;
         Ok(Self { disk, dir: dir.to_owned() })
+    }
+
+    /// Keeps other processes out, until dropped. fjall's own lock comes too late for us.
+    pub(super) fn lock(&self) -> Result<Box<dyn DirLock>, EngineError> {
+        let path = self.dir.join(LOCK_FILE);
+        self.disk.lock(&path).map_err(|error| {
+            EngineError::Io(io::Error::new(error.kind(), format!("cannot lock {}: {error}", path.display())))
+        })
     }
 
     /// fjall's own directory.
@@ -190,7 +199,7 @@ impl MarkFile {
         }
         slot.extend_from_slice(&crc32c::crc32c(&slot).to_le_bytes());
         let [even, odd] = SLOT_OFFSETS;
-        self.file.write_at(&slot, if self.count % 2 == 0 { even } else { odd })?;
+        self.file.write_at(&slot, if self.count.is_multiple_of(2) { even } else { odd })?;
         self.file.sync()
     }
 }

@@ -4,7 +4,7 @@
 //! flipped bit there makes older writes win. At damage it either cuts the journal silently or
 //! refuses to open, and does not know what was synced: a tail torn by a power cut can lock it out,
 //! and damage to synced batches can pass for a torn tail. Knowing how far the last flush reached
-//! ([`FlushMark`](super::fjall_files::FlushMark)), this room tells the two apart: a torn tail is
+//! ([`FlushMark`](super::files::FlushMark)), this room tells the two apart: a torn tail is
 //! marked as the journal's end, anything else is corruption with a file and an offset.
 //!
 //! Knows the journal's layout and nothing of stores or tables. In it, all numbers little-endian:
@@ -16,14 +16,14 @@
 //! journal = batch*, zeros
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::EngineError;
-use super::check::check_pair;
-use super::fjall_files::FlushMark;
+use super::super::EngineError;
+use super::super::check::check_pair;
+use super::files::FlushMark;
 use crate::env::disk::{Disk, File};
 
 /// Read from a journal at once.
@@ -37,7 +37,7 @@ const SEQNO_MAX: u64 = 1 << 62;
 const OUT_OF_ORDER: &str = "the sequence numbers do not ascend";
 
 /// A journal file, by the number in its name.
-pub(super) type Journal = (u64, std::path::PathBuf);
+pub(super) type Journal = (u64, PathBuf);
 
 /// Reads all journals, oldest first, ends a torn one where its damage begins, and returns the last
 /// sequence number.
