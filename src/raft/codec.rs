@@ -136,6 +136,14 @@ fn payload_from_wire(payload: Option<wire::entry::Payload>) -> Result<Payload, M
     }
 }
 
+/// Bytes of an entry's command.
+pub(super) fn command_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(Command(command)) => command.len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
+}
+
 /// An entry's payload as the log holds it: the wire form of the entry without its log id.
 pub(super) fn payload_to_bytes(payload: &Payload) -> Bytes {
     wire::Entry { log_id: None, payload: Some(payload_to_wire(payload)) }.encode_to_vec().into()

@@ -127,7 +127,10 @@ impl Flusher {
                 *durable = applied.max(*durable);
                 newer
             });
-            self.step(&core).await;
+            // A core that is busy is asked again in the next round; the others need not wait for it.
+            if time::timeout(FLUSH_INTERVAL, self.step(&core)).await.is_err() {
+                tracing::debug!(group = %core.group, "its log is shortened later");
+            }
         }
         Ok(())
     }

@@ -56,6 +56,9 @@ pub enum ProposeError {
     /// Certainly not applied: no log entry holds it.
     #[error("a command of {0} bytes exceeds the {COMMAND_BYTES_MAX} bytes that are replicated")]
     TooLarge(usize),
+    /// Certainly not applied: the disk of this node is full.
+    #[error("the disk of this node is full")]
+    DiskFull,
     /// Certainly not applied: the log's disk was behind for as long as the deadline allowed.
     #[error("the log is overloaded")]
     Overloaded,
@@ -166,6 +169,9 @@ impl Group {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(ProposeError::Stopped(error.to_string())),
             Err(_) => return Err(ProposeError::Overloaded),
+        }
+        if !has_room(&self.core.log, command.len()) {
+            return Err(ProposeError::DiskFull);
         }
         let written = time::timeout_at(deadline, self.core.raft.client_write(Command(command))).await;
         match written {
@@ -303,6 +309,15 @@ impl Core {
         let metrics = metrics.borrow_watched();
         metrics.membership_config.get_node(&replica.0).map(|place| place.node)
     }
+}
+
+/// Space that proposals and appends leave on a full disk, in bytes, for what cannot be refused: a new
+/// leader's first entry, votes, and what passed this check at the same time.
+const LOG_HEADROOM_BYTES: usize = 8 * 1024 * 1024;
+
+/// Whether the log takes a command of `bytes`. Asked before the core is: there a refusal is fatal.
+pub(super) fn has_room(log: &GroupLog, bytes: usize) -> bool {
+    log.has_room(bytes.saturating_add(LOG_HEADROOM_BYTES))
 }
 
 /// The leader that openraft points to.

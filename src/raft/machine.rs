@@ -145,7 +145,7 @@ impl Replica {
             answers.push(self.apply_entry(&mut state, entry)?);
             before = Some(id);
             taken += 1;
-            bytes += command_bytes(entry) as u64;
+            bytes += codec::command_bytes(entry) as u64;
         }
         let Some(last) = before else { return Ok(&[]) };
         state.put(Bytes::from_static(APPLIED_KEY), applied_to_bytes(&last));
@@ -182,11 +182,12 @@ impl Replica {
         let Some(staging) = staged.store() else { return Ok(()) };
         let view = self.engine.view(staging)?;
         check_snapshot(&*view, meta)?;
+        // From here on it may have an owner, so the guard must not drop it: when the switch fails half
+        // way, the catalog decides at the next start.
+        staged.take();
         {
             let mut store = self.store.write();
             self.catalog.replace(self.group, self.replica, staging)?;
-            // It has an owner now, so the guard must not drop it.
-            staged.take();
             *store = staging;
         }
         if let Some(last) = &meta.last_log_id {
@@ -204,13 +205,6 @@ impl Replica {
 }
 
 type FullSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>;
-
-fn command_bytes(entry: &Entry) -> usize {
-    match &entry.payload {
-        EntryPayload::Normal(Command(command)) => command.len(),
-        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-    }
-}
 
 fn applied_to_bytes(id: &LogId) -> Bytes {
     let mut bytes = Vec::with_capacity(16);
@@ -292,7 +286,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let (mut run, mut bytes) = (Vec::new(), 0);
         while let Some(next) = entries.next().await {
             let next = next?;
-            bytes += command_bytes(&next.0);
+            bytes += codec::command_bytes(&next.0);
             run.push(next);
             if run.len() >= APPLY_ENTRIES_MAX || bytes >= APPLY_BYTES_MAX {
                 self.apply_run(std::mem::take(&mut run)).await?;

@@ -11,7 +11,7 @@ use super::server::{not_read, stopped};
 use crate::proto::internal as wire;
 use crate::proto::internal::peer_error::Code;
 use crate::raft::codec;
-use crate::raft::group::Core;
+use crate::raft::group::{Core, has_room};
 use crate::raft::peers::Refusal;
 use crate::raft::registry::Registry;
 use crate::raft::types::AppendRequest;
@@ -95,5 +95,10 @@ async fn read(registry: &Registry, core: &Arc<Core>, frame: wire::AppendFrame) -
     let request = codec::append_from_wire(request).map_err(not_read)?;
     // Held here, where only this group's session waits, when the log's disk is behind.
     core.log.admission().await.map_err(stopped)?;
+    let bytes = request.entries.iter().map(codec::command_bytes).sum();
+    if !request.entries.is_empty() && !has_room(&core.log, bytes) {
+        // The leader asks again later; its heartbeats are still answered.
+        return Err(Refusal::new(Code::Unspecified, "the disk of this node is full"));
+    }
     Ok(request)
 }

@@ -213,6 +213,12 @@ impl GroupLog {
         }
     }
 
+    /// Whether entries of `bytes` find space. Only on a full disk they may not; who asks before an
+    /// append, and leaves some for others, never meets [`LogError::Full`].
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.log.shared.state.lock().has_space(alone(bytes))
+    }
+
     /// Adds entries that continue the log. They are readable on return; `done` is called once they
     /// are durable, or never will be, and not at all when this returns an error.
     ///
