@@ -13,3 +13,4 @@ mod dev;
 mod harness;
 mod main_job;
 mod recovery;
+mod writers;
