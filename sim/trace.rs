@@ -9,6 +9,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
+/// openraft writes clock readings into its lines, so it is left out.
+const FILTER: &str = "info,quorate=debug,openraft=off";
+
 /// Collects a run's lines.
 #[derive(Clone, Default)]
 pub(crate) struct Trace {
@@ -28,7 +31,7 @@ impl Trace {
             .with_ansi(false)
             .with_timer(SimTime)
             .with_writer(self.clone())
-            .with_env_filter(EnvFilter::new("info,quorate=debug"))
+            .with_env_filter(EnvFilter::new(FILTER))
             .finish();
         tracing::subscriber::with_default(collector, scenario)
     }

@@ -20,6 +20,8 @@ use super::net::SimNetwork;
 
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
+/// Small, so that segments are filled, purged and recovered within a run.
+const SEGMENT_BYTES: u64 = 256 << 10;
 
 /// Random numbers of a run: one source for the simulator's choices and the nodes' own.
 #[derive(Clone)]
@@ -39,7 +41,8 @@ impl Chance {
 /// What of a node outlives its process.
 #[derive(Clone)]
 struct Machine {
-    disk: MemoryDisk,
+    /// The handle of the running process; a crash kills it.
+    disk: Rc<RefCell<MemoryDisk>>,
     stores: MemoryStores,
 }
 
@@ -69,7 +72,7 @@ impl World {
         let founding = founding.join(",");
         let mut machines = BTreeMap::new();
         for name in names {
-            let machine = Machine { disk: MemoryDisk::new(), stores: MemoryStores::new() };
+            let machine = Machine { disk: Rc::new(RefCell::new(MemoryDisk::new())), stores: MemoryStores::new() };
             machines.insert(name.clone(), machine.clone());
             let founding = founding.clone();
             sim.host(name.clone(), move || serve(name.clone(), founding.clone(), machine.clone()));
@@ -94,7 +97,9 @@ impl World {
         let machine = &self.machines[name];
         let random = self.chance.clone();
         let mut bits = move || random.bits();
-        machine.disk.crash(&mut bits);
+        let mut disk = machine.disk.borrow_mut();
+        disk.crash(&mut bits);
+        *disk = disk.reboot();
         machine.stores.crash(&mut bits);
     }
 
@@ -147,11 +152,11 @@ async fn serve(name: String, founding: String, machine: Machine) -> turmoil::Res
         ("peer_addr", format!("0.0.0.0:{PEER_PORT}")),
         ("peer_advertise", format!("{name}:{PEER_PORT}")),
         ("cluster", founding),
-        ("log_segment_bytes", (256 << 10).to_string()),
     ];
-    let config = NodeConfig::resolve(&Sources { flags: flags.into(), ..Sources::default() })?;
+    let mut config = NodeConfig::resolve(&Sources { flags: flags.into(), ..Sources::default() })?;
+    config.log_segment_bytes = SEGMENT_BYTES;
     let requests_in_flight_max = config.requests_in_flight_max;
-    let env = env(machine.disk);
+    let env = env(machine.disk.borrow().clone());
     let listener = env.net.listen(&config.client_listen).await?;
     let stores = machine.stores;
     let node = Node::start(config, env, move |_| Ok(Arc::new(stores.open()) as Arc<dyn Engine>)).await?;

@@ -7,8 +7,8 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-pub use tokio::time::Instant;
 pub use tokio::time::error::Elapsed;
+pub use tokio::time::{Instant, Sleep, Timeout};
 
 /// What a simulator may change about time. All calls come from the thread that set the hook.
 pub trait TimeHook {
@@ -52,12 +52,12 @@ fn real_duration(wait: Duration) -> Duration {
 
 /// Waits for `wait` on the monotonic clock.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
-pub fn sleep(wait: Duration) -> tokio::time::Sleep {
+pub fn sleep(wait: Duration) -> Sleep {
     tokio::time::sleep(real_duration(wait))
 }
 
 /// Waits until the monotonic clock shows `deadline`.
-pub fn sleep_until(deadline: Instant) -> tokio::time::Sleep {
+pub fn sleep_until(deadline: Instant) -> Sleep {
     sleep(deadline.saturating_duration_since(now()))
 }
 
@@ -66,7 +66,7 @@ pub fn sleep_until(deadline: Instant) -> tokio::time::Sleep {
 /// # Errors
 /// [`Elapsed`] when the time is over first; the future is dropped.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
-pub fn timeout<F: Future>(limit: Duration, future: F) -> tokio::time::Timeout<F> {
+pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
     tokio::time::timeout(real_duration(limit), future)
 }
 
@@ -74,6 +74,6 @@ pub fn timeout<F: Future>(limit: Duration, future: F) -> tokio::time::Timeout<F>
 ///
 /// # Errors
 /// [`Elapsed`] when the deadline comes first; the future is dropped.
-pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> tokio::time::Timeout<F> {
+pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     timeout(deadline.saturating_duration_since(now()), future)
 }

@@ -147,6 +147,9 @@ pub(super) fn propose_failure(id: GroupId, error: ProposeError) -> Failure {
             failure.detail.leader_node_id = leader.map_or(0, |(_, node)| node.0);
             failure
         }
+        error @ ProposeError::TooLarge(_) => {
+            Failure::refused(ErrorCode::LimitExceeded, format!("shard {}: {error}; send less at a time", id.0))
+        }
         ProposeError::Overloaded => {
             let message = format!("shard {} has too many writes waiting; back off and try again", id.0);
             Failure::retry(ErrorCode::Overloaded, message)

@@ -56,10 +56,8 @@ impl Kv {
         let v1::PutRequest { target, key, value, ttl_ms, previous, session } = request;
         let put = operation::Kind::Put(v1::Put { key, value, ttl_ms, previous });
         let (header, kind) = self.one_operation(target, put, session, deadline).await?;
-        match kind {
-            operation_result::Kind::Put(put) => Ok(v1::PutResponse { header, previous: put.previous }),
-            _ => Err(unexpected()),
-        }
+        let operation_result::Kind::Put(put) = kind else { return Err(unexpected()) };
+        Ok(v1::PutResponse { header, previous: put.previous })
     }
 
     pub(super) async fn delete(
@@ -70,12 +68,8 @@ impl Kv {
         let v1::DeleteRequest { target, key, range_end, previous, session } = request;
         let delete = operation::Kind::Delete(v1::DeleteRange { key, range_end, previous });
         let (header, kind) = self.one_operation(target, delete, session, deadline).await?;
-        match kind {
-            operation_result::Kind::Delete(delete) => {
-                Ok(v1::DeleteResponse { header, deleted: delete.deleted, previous: delete.previous })
-            }
-            _ => Err(unexpected()),
-        }
+        let operation_result::Kind::Delete(delete) = kind else { return Err(unexpected()) };
+        Ok(v1::DeleteResponse { header, deleted: delete.deleted, previous: delete.previous })
     }
 
     async fn one_operation(

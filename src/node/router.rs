@@ -77,20 +77,18 @@ impl Router {
     /// Executes a request on the leader of its shard.
     pub(super) async fn execute(&self, request: ShardRequest, deadline: Instant) -> Result<ShardResponse, Failure> {
         let id = GroupId(request.shard_id);
-        match self.lead(id, group_request::Kind::Shard(request), deadline).await? {
-            group_response::Kind::Shard(response) => Ok(response),
-            _ => Err(unexpected()),
-        }
+        let answer = self.lead(id, group_request::Kind::Shard(request), deadline).await?;
+        let group_response::Kind::Shard(response) = answer else { return Err(unexpected()) };
+        Ok(response)
     }
 
     /// Proposes a command to the metadata group. Returns the version of the map that shows it.
     pub(super) async fn change_meta(&self, command: MetaCommand, deadline: Instant) -> Result<u64, Failure> {
-        match self.lead(GroupId::META, group_request::Kind::Meta(command), deadline).await? {
-            group_response::Kind::Meta(MetaResult { kind: Some(meta_result::Kind::Version(version)) }) => Ok(version),
-            group_response::Kind::Meta(MetaResult { kind: Some(meta_result::Kind::Refusal(refusal)) }) => {
-                Err(refusal.into())
-            }
-            _ => Err(unexpected()),
+        let answer = self.lead(GroupId::META, group_request::Kind::Meta(command), deadline).await?;
+        let group_response::Kind::Meta(result) = answer else { return Err(unexpected()) };
+        match result.kind.ok_or_else(unexpected)? {
+            meta_result::Kind::Version(version) => Ok(version),
+            meta_result::Kind::Refusal(refusal) => Err(refusal.into()),
         }
     }
 
@@ -110,12 +108,10 @@ impl Router {
             let message = format!("node {} is not a member; see `kvctl member list`", to.0);
             return Err(Failure::refused(ErrorCode::NodeNotFound, message));
         }
-        match self.lead(id, group_request::Kind::MoveLeader(MoveLeader { to_node_id: to.0 }), deadline).await? {
-            group_response::Kind::LeaderMoved(moved) => {
-                Ok(MoveLeaderResponse { leader_node_id: to.0, term: moved.term })
-            }
-            _ => Err(unexpected()),
-        }
+        let request = group_request::Kind::MoveLeader(MoveLeader { to_node_id: to.0 });
+        let answer = self.lead(id, request, deadline).await?;
+        let group_response::Kind::LeaderMoved(moved) = answer else { return Err(unexpected()) };
+        Ok(MoveLeaderResponse { leader_node_id: to.0, term: moved.term })
     }
 
     /// Brings a request to the leader of its group, wherever that is.
@@ -203,10 +199,8 @@ impl Router {
             Ok(answer) => {
                 self.hints.lock().insert(id, node);
                 let answer = GroupResponse::decode(answer).map_err(|error| malformed(&error))?;
-                return match answer.kind.ok_or_else(unexpected)? {
-                    group_response::Kind::Refusal(refusal) => Err(refusal.into()),
-                    kind => Ok(kind),
-                };
+                let answer = answer.kind.ok_or_else(unexpected)?;
+                return if let group_response::Kind::Refusal(refusal) = answer { Err(refusal.into()) } else { Ok(answer) };
             }
             Err(error) => error,
         };

@@ -132,9 +132,9 @@ impl Node {
         let dir = config.data_dir.clone();
         let data_dir = |error| StartError::DataDir { dir: dir.clone(), error };
         env.disk.create_dir(&dir).map_err(data_dir)?;
-        let lock = env.disk.lock(&dir.join(LOCK)).map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => StartError::Locked(dir.clone()),
-            _ => data_dir(error),
+        let lock = env.disk.lock(&dir.join(LOCK)).map_err(|error| {
+            let held = error.kind() == std::io::ErrorKind::WouldBlock;
+            if held { StartError::Locked(dir.clone()) } else { data_dir(error) }
         })?;
         let founders = Founders::new(&config)?;
         let identity = Identity::open(env.disk.clone(), &dir, &config.name, founders.node, Founders::hash(&config))?;

@@ -16,6 +16,7 @@ use super::types::{
 };
 use crate::proto::internal as wire;
 use crate::types::NodeId;
+use crate::types::limits::COMMAND_BYTES_MAX;
 
 /// Bytes that are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -152,7 +153,16 @@ fn entry_to_wire(entry: &Entry) -> wire::Entry {
 
 fn entry_from_wire(entry: wire::Entry) -> Result<Entry, Malformed> {
     let id = entry.log_id.ok_or_else(|| malformed("entry", "no log id"))?;
-    Ok(Entry::new(log_id_from_wire(id), payload_from_wire(entry.payload)?))
+    let payload = payload_from_wire(entry.payload)?;
+    match &payload {
+        // The log would refuse it, and the core would fail.
+        EntryPayload::Normal(Command(command)) if command.len() > COMMAND_BYTES_MAX => {
+            Err(malformed("entry", format_args!("a command of {} bytes", command.len())))
+        }
+        EntryPayload::Blank | EntryPayload::Normal(_) | EntryPayload::Membership(_) => {
+            Ok(Entry::new(log_id_from_wire(id), payload))
+        }
+    }
 }
 
 pub(super) fn append_to_wire(request: &AppendRequest) -> wire::AppendRequest {
@@ -198,7 +208,7 @@ pub(super) fn append_result_to_wire(result: &AppendResult) -> wire::AppendReply 
         Err(StreamAppendError::Conflict(at)) => Reply::Conflict(log_id_to_wire(at)),
         Err(StreamAppendError::HigherVote(vote)) => Reply::HigherVote(vote_to_wire(vote)),
     };
-    wire::AppendReply { result: Some(reply) }
+    wire::AppendReply { result: Some(reply), log_position: 0 }
 }
 
 /// What was asked of a follower: enough to tell whether its answer makes sense.

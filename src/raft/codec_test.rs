@@ -66,6 +66,10 @@ fn append_requests_that_openraft_would_assert_on_are_refused() {
     assert!(bad(&|request| request.entries[1] = entry(1, 9)), "a term that falls");
     assert!(bad(&|request| request.entries[1].log_id = None));
     assert!(bad(&|request| request.entries[1].payload = None));
+    assert!(bad(&|request| {
+        let command = Bytes::from(vec![0; COMMAND_BYTES_MAX + 1]);
+        request.entries[1].payload = Some(wire::entry::Payload::Command(command));
+    }));
     assert!(bad(&|request| request.committed = Some(wire::LogId { term: 9, index: 1 })));
     assert!(bad(&|request| {
         request.entries[1].payload = Some(wire::entry::Payload::Membership(wire::Membership::default()));
@@ -76,7 +80,7 @@ fn append_requests_that_openraft_would_assert_on_are_refused() {
 fn replies_to_what_was_not_asked_are_refused() {
     use wire::append_reply::Result as Reply;
     let asked = Asked::of(&append_from_wire(request(vec![entry(2, 8)])).unwrap());
-    let read = |reply| asked.read(wire::AppendReply { result: reply });
+    let read = |reply| asked.read(wire::AppendReply { result: reply, log_position: 0 });
     let at = |term, index| wire::LogId { term, index };
     let accepted = |id| Some(Reply::Accepted(wire::AppendAccepted { matched: id }));
     assert_eq!(read(accepted(Some(at(2, 8)))), Ok(Ok(Ok(Some(log_id(2, 8))))));
@@ -86,7 +90,7 @@ fn replies_to_what_was_not_asked_are_refused() {
     assert!(read(None).is_err());
 
     let heartbeat = append_from_wire(wire::AppendRequest { previous: None, ..request(vec![]) }).unwrap();
-    let conflict = wire::AppendReply { result: Some(Reply::Conflict(at(0, 0))) };
+    let conflict = wire::AppendReply { result: Some(Reply::Conflict(at(0, 0))), log_position: 0 };
     assert!(Asked::of(&heartbeat).read(conflict).is_err(), "nothing cannot conflict");
 }
 

@@ -18,6 +18,7 @@ use super::types::{Command, Place, TypeConfig};
 use crate::env::time;
 use crate::storage::engine::{EngineError, View};
 use crate::storage::log::GroupLog;
+use crate::types::limits::COMMAND_BYTES_MAX;
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
 
 /// A leader and where it lives; `None` when nobody is known to lead.
@@ -52,6 +53,9 @@ pub enum ProposeError {
         /// Who does.
         leader: Leader,
     },
+    /// Certainly not applied: no log entry holds it.
+    #[error("a command of {0} bytes exceeds the {COMMAND_BYTES_MAX} bytes that are replicated")]
+    TooLarge(usize),
     /// Certainly not applied: the log's disk was behind for as long as the deadline allowed.
     #[error("the log is overloaded")]
     Overloaded,
@@ -118,7 +122,7 @@ pub(super) struct Core {
     pub(super) state: Arc<Replica>,
     pub(super) durable_applied: watch::Sender<Option<u64>>,
     pub(super) status: watch::Sender<GroupStatus>,
-    pub(super) reads: Arc<ReadIndex>,
+    pub(super) reads: Arc<ReadIndex<Raft>>,
     /// Snapshot transfers to this replica that have begun; only the latest goes on.
     pub(super) transfers: AtomicU64,
     /// Set before this node stops the replica.
@@ -150,9 +154,13 @@ impl Group {
     /// Proposes a command and waits until it is applied here.
     ///
     /// # Errors
-    /// Only [`ProposeError::NotLeader`] and [`ProposeError::Overloaded`] say that the command will
-    /// never be applied.
+    /// [`ProposeError::Unknown`] and [`ProposeError::Stopped`] leave open whether it will be applied;
+    /// the others say that it will not.
     pub async fn propose(&self, command: Bytes, deadline: time::Instant) -> Result<Applied, ProposeError> {
+        if command.len() > COMMAND_BYTES_MAX {
+            // The log would refuse it, and the core would fail.
+            return Err(ProposeError::TooLarge(command.len()));
+        }
         // Held here, where nothing but this proposal waits, when the log's disk is behind.
         match time::timeout_at(deadline, self.core.log.admission()).await {
             Ok(Ok(())) => {}
@@ -173,7 +181,7 @@ impl Group {
     /// # Errors
     /// When that cannot be known; the read may be retried, here or at the leader.
     pub async fn read_index(&self, deadline: time::Instant) -> Result<(), ReadError> {
-        self.core.reads.wait(&self.core.raft, deadline).await
+        self.core.reads.wait(deadline).await
     }
 
     /// The local state as of now. How new it is only [`Group::read_index`] can tell; without it the

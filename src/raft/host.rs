@@ -191,13 +191,7 @@ impl Host {
         let fail = move |why: String| {
             failed.send_if_modified(|failed| failed.is_none() && failed.replace(why).is_none());
         };
-        let serving = transport::serve(listener, inner.service.clone(), stopped);
-        let served = fail.clone();
-        let serve = tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                served(format!("the peer port failed: {error}"));
-            }
-        });
+        let serve = tokio::spawn(transport::serve(listener, inner.service.clone(), stopped));
         let flusher = self.flusher(engine);
         let flushing = fail.clone();
         let flush = tokio::spawn(async move { flushing(flusher.run().await) });

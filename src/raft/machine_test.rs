@@ -54,7 +54,7 @@ async fn apply(machine: &mut Machine, entries: impl IntoIterator<Item = Entry>) 
 
 #[tokio::test]
 async fn trap_11_nothing_is_applied_before_it_is_durable_in_the_own_log() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(1));
     let replica = bed.machine.replica.clone();
     let mut machine = bed.machine;
@@ -131,7 +131,7 @@ async fn what_is_visible_is_shown_in_order() {
 
 #[tokio::test]
 async fn large_runs_are_cut_into_batches() {
-    let mut bed = bed();
+    let bed = bed();
     bed.durable.send_replace(Some(u64::MAX));
     let large = |index| {
         let command = Command(Bytes::from(vec![7; 1024 * 1024]));
@@ -203,7 +203,7 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_position_is_corruption_and_no_fresh_start() {
-    let bed = bed();
+    let mut bed = bed();
     let store = bed.catalog.get(GROUP, REPLICA).unwrap();
     let write = (store, Bytes::from_static(APPLIED_KEY), Some(Bytes::from_static(b"short")));
     bed.catalog.engine().commit(Batch { writes: vec![write] }).unwrap();

@@ -20,6 +20,8 @@ mod status;
 mod suite_test;
 #[cfg(test)]
 mod test_bed;
+#[cfg(test)]
+mod test_cluster;
 mod transport;
 mod types;
 

@@ -11,69 +11,90 @@ use openraft::errors::{Fatal, LinearizableReadError, RaftError};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::group::{Leader, ReadError, leader_of};
-use super::machine::Machine;
+use super::group::{Raft, ReadError, leader_of};
 use super::types::TypeConfig;
+use crate::env::net::BoxFuture;
 use crate::env::time;
 use crate::types::limits::REQUESTS_IN_FLIGHT_MAX;
 
-type Raft = openraft::Raft<TypeConfig, Machine>;
-type Waiter = oneshot::Sender<Result<(), ReadError>>;
+type Answered = Result<(), ReadError>;
+/// A confirmed ReadIndex: resolves once the local state has applied it.
+type Applied = BoxFuture<'static, Answered>;
+
+/// Asks a majority.
+pub(super) trait Confirm: Send + Sync + 'static {
+    /// Confirms that this replica leads now, and up to where it must apply.
+    fn confirm(&self) -> BoxFuture<'_, Result<Applied, ReadError>>;
+}
+
+impl Confirm for Raft {
+    fn confirm(&self) -> BoxFuture<'_, Result<Applied, ReadError>> {
+        Box::pin(async {
+            let linearizer =
+                self.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| read_error(&error))?;
+            let raft = self.clone();
+            let applied =
+                async move { linearizer.await_ready(&raft).await.map(|_| ()).map_err(|fatal| stopped(&fatal)) };
+            Ok(Box::pin(applied) as Applied)
+        })
+    }
+}
 
 /// The reads of one group that wait.
-#[derive(Default)]
-pub(super) struct ReadIndex {
+pub(super) struct ReadIndex<C> {
+    confirm: C,
     queue: Mutex<Queue>,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<Waiter>,
+    waiting: Vec<oneshot::Sender<Answered>>,
     /// Whether a ReadIndex is on its way.
     asking: bool,
 }
 
-impl ReadIndex {
+impl<C: Confirm> ReadIndex<C> {
+    pub(super) fn new(confirm: C) -> Self {
+        Self { confirm, queue: Mutex::default() }
+    }
+
     /// Returns once the local state shows every write that was acknowledged before this call.
-    pub(super) async fn wait(self: &Arc<Self>, raft: &Raft, deadline: time::Instant) -> Result<(), ReadError> {
-        let answer = {
-            let mut queue = self.queue.lock();
-            if queue.waiting.len() >= REQUESTS_IN_FLIGHT_MAX {
-                return Err(ReadError::Busy);
-            }
-            let (waiter, answer) = oneshot::channel();
-            queue.waiting.push(waiter);
-            if !queue.asking {
-                queue.asking = true;
-                tokio::spawn(self.clone().run(raft.clone()));
-            }
-            answer
-        };
-        match time::timeout_at(deadline, answer).await {
-            Ok(Ok(result)) => result,
+    pub(super) async fn wait(self: &Arc<Self>, deadline: time::Instant) -> Answered {
+        match time::timeout_at(deadline, self.enter()?).await {
+            Ok(Ok(answered)) => answered,
             Ok(Err(_)) => Err(ReadError::Stopped("the group was stopped".to_owned())),
             Err(_) => Err(ReadError::Timeout),
         }
     }
 
-    async fn run(self: Arc<Self>, raft: Raft) {
+    fn enter(self: &Arc<Self>) -> Result<oneshot::Receiver<Answered>, ReadError> {
+        let mut queue = self.queue.lock();
+        if queue.waiting.len() >= REQUESTS_IN_FLIGHT_MAX {
+            return Err(ReadError::Busy);
+        }
+        let (waiter, answer) = oneshot::channel();
+        queue.waiting.push(waiter);
+        if !queue.asking {
+            queue.asking = true;
+            tokio::spawn(self.clone().run());
+        }
+        Ok(answer)
+    }
+
+    async fn run(self: Arc<Self>) {
         while let Some(waiting) = self.take() {
-            match raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-                Ok(linearizer) => {
-                    // Whoever comes meanwhile need not wait until this one was applied.
-                    let raft = raft.clone();
-                    tokio::spawn(async move {
-                        let applied = linearizer.await_ready(&raft).await;
-                        answer(waiting, &applied.map(|_| ()).map_err(|fatal| stopped(&fatal)));
-                    });
+            match self.confirm.confirm().await {
+                // Whoever comes meanwhile need not wait until this one was applied.
+                Ok(applied) => {
+                    tokio::spawn(async move { answer(waiting, &applied.await) });
                 }
-                Err(error) => answer(waiting, &Err(read_error(&error))),
+                Err(error) => answer(waiting, &Err(error)),
             }
         }
     }
 
     /// All that wait now; `None` ends the asking.
-    fn take(&self) -> Option<Vec<Waiter>> {
+    fn take(&self) -> Option<Vec<oneshot::Sender<Answered>>> {
         let mut queue = self.queue.lock();
         // Whoever gave up needs no answer.
         queue.waiting.retain(|waiter| !waiter.is_closed());
@@ -82,10 +103,10 @@ impl ReadIndex {
     }
 }
 
-fn answer(waiting: Vec<Waiter>, result: &Result<(), ReadError>) {
+fn answer(waiting: Vec<oneshot::Sender<Answered>>, answered: &Answered) {
     for waiter in waiting {
         // Whoever gave up needs no answer.
-        waiter.send(result.clone()).ok();
+        waiter.send(answered.clone()).ok();
     }
 }
 
@@ -96,10 +117,88 @@ fn stopped(fatal: &Fatal<TypeConfig>) -> ReadError {
 fn read_error(error: &RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> ReadError {
     match error {
         RaftError::APIError(LinearizableReadError::ForwardToLeader(to)) => {
-            let leader: Leader = leader_of(to);
-            ReadError::NotLeader { leader }
+            ReadError::NotLeader { leader: leader_of(to) }
         }
         RaftError::APIError(LinearizableReadError::QuorumNotEnough(error)) => ReadError::NoQuorum(error.to_string()),
         RaftError::Fatal(fatal) => stopped(fatal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+    use tokio::sync::Semaphore;
+
+    /// Answers as many times as the test permits.
+    struct Majority {
+        asked: Arc<AtomicU64>,
+        permits: Arc<Semaphore>,
+        refuse: bool,
+    }
+
+    impl Confirm for Majority {
+        fn confirm(&self) -> BoxFuture<'_, Result<Applied, ReadError>> {
+            Box::pin(async {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                self.permits.acquire().await.unwrap().forget();
+                if self.refuse {
+                    return Err(ReadError::NoQuorum("as told".into()));
+                }
+                Ok(Box::pin(std::future::ready(Ok(()))) as Applied)
+            })
+        }
+    }
+
+    fn reads(refuse: bool) -> (Arc<ReadIndex<Majority>>, Arc<AtomicU64>, Arc<Semaphore>) {
+        let (asked, permits) = (Arc::<AtomicU64>::default(), Arc::new(Semaphore::new(0)));
+        let majority = Majority { asked: asked.clone(), permits: permits.clone(), refuse };
+        (Arc::new(ReadIndex::new(majority)), asked, permits)
+    }
+
+    fn soon() -> time::Instant {
+        time::now() + Duration::from_secs(60)
+    }
+
+    #[tokio::test]
+    async fn trap_8_reads_share_the_next_read_index_and_never_one_on_its_way() {
+        let (reads, asked, permits) = reads(false);
+        let read = || {
+            let answer = reads.enter().unwrap();
+            tokio::spawn(async move { answer.await.unwrap() })
+        };
+        let first = read();
+        while asked.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let later: Vec<_> = (0..50).map(|_| read()).collect();
+        permits.add_permits(1);
+        first.await.unwrap().unwrap();
+        assert!(later.iter().all(|read| !read.is_finished()), "they came after it had left");
+        permits.add_permits(1);
+        for read in later {
+            read.await.unwrap().unwrap();
+        }
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
+        permits.add_permits(1);
+        reads.wait(soon()).await.unwrap();
+        assert_eq!(asked.load(Ordering::SeqCst), 3, "an answer is never used again");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_reaches_all_who_waited() {
+        let (reads, _, permits) = reads(true);
+        permits.add_permits(1);
+        assert!(matches!(reads.wait(soon()).await, Err(ReadError::NoQuorum(_))));
+    }
+
+    #[tokio::test]
+    async fn a_read_whose_deadline_came_is_not_asked_for() {
+        let (reads, asked, permits) = reads(false);
+        assert_eq!(reads.wait(time::now()).await, Err(ReadError::Timeout));
+        permits.add_permits(8);
+        reads.wait(soon()).await.unwrap();
+        assert!(asked.load(Ordering::SeqCst) <= 2);
     }
 }

@@ -61,10 +61,10 @@ impl openraft::Instant for Moment {
 impl AsyncRuntime for Runtime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
-    type Sleep = tokio::time::Sleep;
+    type Sleep = time::Sleep;
     type Instant = Moment;
     type TimeoutError = time::Elapsed;
-    type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = time::Timeout<T>;
     type ThreadLocalRng = chance::Chance;
     type Mpsc = TokioMpsc;
     type Watch = TokioWatch;

@@ -126,12 +126,12 @@ pub(super) async fn start(ground: &Ground, spec: GroupSpec, machine: Arc<dyn App
         group,
         replica,
         epoch,
+        reads: Arc::new(ReadIndex::new(raft.clone())),
         raft,
         log,
         state,
         durable_applied: watch::Sender::new(None),
         status: watch::Sender::new(GroupStatus::default()),
-        reads: Arc::new(ReadIndex::default()),
         transfers: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
     });

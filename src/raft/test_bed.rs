@@ -73,7 +73,7 @@ impl Disk {
     }
 
     pub(super) async fn log(&self) -> Log {
-        open_log(&self.dir.path().join("log")).await
+        open_log(&self.dir.path().join("log"), &Env::real()).await
     }
 
     pub(super) fn catalog(&self) -> Arc<Catalog> {
@@ -82,9 +82,9 @@ impl Disk {
     }
 }
 
-pub(super) async fn open_log(dir: &Path) -> Log {
-    let config = LogConfig { segment_bytes: 8 * SEGMENT_BYTES_MIN, ..LogConfig::default() };
-    let (log, recovery) = Log::open(&Env::real(), dir, config).await.unwrap();
+pub(super) async fn open_log(dir: &Path, env: &Env) -> Log {
+    let config = LogConfig { segment_bytes: 64 * SEGMENT_BYTES_MIN, ..LogConfig::default() };
+    let (log, recovery) = Log::open(env, dir, config).await.unwrap();
     assert_eq!(recovery.quarantined.len(), 0, "{recovery:?}");
     log
 }

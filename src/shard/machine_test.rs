@@ -368,7 +368,7 @@ fn the_digest_shows_every_difference_but_those_of_the_log() {
     }
 }
 
-/// `docs/format-keys.md`, by example. A change here is a change of what is on disks.
+/// `docs/format.md`, by example. A change here is a change of what is on disks.
 #[test]
 fn the_layout_on_disk_never_changes() {
     let mut shard = Shard::default();

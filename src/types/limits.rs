@@ -8,6 +8,9 @@ pub const KEY_BYTES_MAX: usize = 8 * 1024;
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 /// Largest request, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Largest replicated command, in bytes: a request with what a node adds to it. A log entry must be
+/// able to hold it.
+pub const COMMAND_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Largest frame between nodes, in bytes: a full append batch with its envelopes.
 pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries' payload in one append request between nodes, in bytes; one larger entry goes alone.

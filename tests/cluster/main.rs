@@ -3,6 +3,8 @@
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
     reason = "real processes are met with real sockets, files and clocks"
 )]
 

@@ -150,6 +150,7 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin> Session<S> {
         if let Some(wire::append_reply::Result::Error(error)) = reply.result {
             return Err(refusal(error).into());
         }
+        self.peers.note_position(node, reply.log_position);
         let asked = self.asked.pop_front().ok_or_else(|| broken("an answer to nothing".to_owned()))?;
         match asked.read(reply)? {
             Ok(answer) => Ok(answer),

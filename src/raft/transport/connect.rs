@@ -2,16 +2,17 @@
 
 use std::future::{Ready, ready};
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Uri;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
+use tokio::task::JoinSet;
+use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::env::net::{Listener, Network, Stream};
 use crate::env::time;
-use crate::proto::internal::peer_server::PeerServer;
+use crate::proto::internal::peer_server::{Peer, PeerServer};
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 
 /// Pause after a failed accept: the usual cause is too many open files.
@@ -60,28 +61,66 @@ impl Service<Uri> for OneConnection {
     }
 }
 
-/// Serves the peer port until `stop` turns true.
-pub(in crate::raft) async fn serve(
-    listener: Box<dyn Listener>,
-    service: PeerService,
-    stop: watch::Receiver<bool>,
-) -> Result<(), tonic::transport::Error> {
+/// Serves the peer port until `stop` turns true, then lets what is under way end.
+///
+/// hyper is driven from here and not by tonic's server, which puts the wall clock into every answer.
+pub(in crate::raft) async fn serve(listener: Box<dyn Listener>, service: PeerService, stop: watch::Receiver<bool>) {
     let service = PeerServer::new(service)
         .max_decoding_message_size(PEER_FRAME_BYTES_MAX)
         .max_encoding_message_size(PEER_FRAME_BYTES_MAX);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let incoming = futures_util::stream::unfold((listener, permits), async |(listener, permits)| {
-        let accepted = accept(&*listener, &permits).await;
-        Some((Ok::<_, io::Error>(accepted), (listener, permits)))
-    });
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+    let http = Arc::new(http());
+    let mut connections = JoinSet::new();
+    let mut stopping = pin!(stopped(stop.clone()));
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopping => break,
+            Some(_) = connections.join_next() => {}
+            (stream, permit) = accept(&*listener, &permits) => {
+                let serving = serve_connection(http.clone(), stream, service.clone(), stop.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+pub(super) fn http() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(STREAMS_MAX)
-        .serve_with_incoming_shutdown(service, incoming, stopped(stop))
-        .await
+        .max_concurrent_streams(STREAMS_MAX);
+    builder
+}
+
+pub(super) async fn serve_connection<P: Peer>(
+    http: Arc<Builder<TokioExecutor>>,
+    stream: Box<dyn Stream>,
+    service: PeerServer<P>,
+    stop: watch::Receiver<bool>,
+) {
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let ended = tokio::select! {
+        biased;
+        ended = connection.as_mut() => ended,
+        () = stopped(stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "a connection on the peer port broke");
+    }
 }
 
 /// Resolves when `stop` turns true, or when nobody is left who could turn it.
@@ -89,59 +128,16 @@ pub(super) async fn stopped(mut stop: watch::Receiver<bool>) {
     stop.wait_for(|stop| *stop).await.ok();
 }
 
-async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> Accepted {
+async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> (Box<dyn Stream>, OwnedSemaphorePermit) {
     loop {
         // The semaphore is never closed; were it, no connection would be taken.
         let Ok(permit) = permits.clone().acquire_owned().await else { return std::future::pending().await };
         match listener.accept().await {
-            Ok((stream, _)) => return Accepted { stream, _permit: permit },
+            Ok((stream, _)) => return (stream, permit),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection on the peer port");
                 time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// A connection from a peer, counted while it is open.
-struct Accepted {
-    stream: Box<dyn Stream>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connected for Accepted {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Accepted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Accepted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

@@ -190,6 +190,11 @@ impl Lane {
         *state = idle();
     }
 
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state.lock().1, State::Idle { .. })
+    }
+
     fn unreachable(&self, why: &str) -> LinkError {
         let address = self.address.read().clone().unwrap_or_default();
         LinkError::Unreachable { node: self.node, address, why: why.to_owned() }

@@ -14,6 +14,8 @@ mod network;
 mod receive;
 mod serve_append;
 mod server;
+#[cfg(test)]
+mod server_test;
 mod snapshot;
 
 pub(super) use connect::serve;

@@ -39,7 +39,7 @@ fn only(answer: Result<wire::AppendReply, Status>) -> Answers {
 }
 
 fn refused(refusal: &Refusal) -> wire::AppendReply {
-    wire::AppendReply { result: Some(wire::append_reply::Result::Error(refusal.to_wire())) }
+    wire::AppendReply { result: Some(wire::append_reply::Result::Error(refusal.to_wire())), log_position: 0 }
 }
 
 fn append(
@@ -49,9 +49,12 @@ fn append(
     frames: Streaming<wire::AppendFrame>,
 ) -> Answers {
     let why = Arc::new(Mutex::new(None));
+    let peers = registry.peers.clone();
     let requests = requests(registry, core.clone(), first, frames, why.clone());
-    let answers = core.raft.stream_append(requests).map(|answer| match answer {
-        Ok(result) => codec::append_result_to_wire(&result),
+    let answers = core.raft.stream_append(requests).map(move |answer| match answer {
+        // What this node acknowledges and the log that proves it go together: a peer that knows
+        // of both refuses an older disk.
+        Ok(result) => wire::AppendReply { log_position: peers.position(), ..codec::append_result_to_wire(&result) },
         Err(fatal) => refused(&stopped(fatal)),
     });
     let last = stream::once(async move { why.lock().take().map(|refusal| refused(&refusal)) });
