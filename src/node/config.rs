@@ -155,7 +155,7 @@ impl NodeConfig {
                 limits::REPLICATION_FACTOR_MAX.into(),
             )?,
             log_format: given.parsed("log_format", log_format)?.unwrap_or(LogFormat::Text),
-            log_filter: given.parsed("log", log_filter)?.unwrap_or_else(|| "info".to_owned()),
+            log_filter: given.parsed("log", log_filter)?.unwrap_or_else(|| own_lines("info")),
             value_bytes_max: given.bytes("value_bytes_max", limits::VALUE_BYTES_MAX as u64, 1, value_bytes_top)?,
             requests_in_flight_max: given.number(
                 "requests_in_flight_max",
@@ -300,7 +300,16 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
+/// A level alone speaks of Quorate's own lines: what it is built on logs each step of an election.
+fn own_lines(level: &str) -> String {
+    format!("warn,quorate={level},kvd={level}")
+}
+
 fn log_filter(text: &str) -> Result<String, String> {
+    if let Ok(level) = text.parse::<tracing::Level>() {
+        // Where Quorate itself is to be quiet, everything is.
+        return Ok(if level <= tracing::Level::WARN { text.to_owned() } else { own_lines(text) });
+    }
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("is no log filter, for instance info or info,quorate::raft=debug: {error}")),

@@ -182,6 +182,21 @@ fn prove(applied: Option<u64>, log: LogState, voted: bool) -> Option<String> {
     None
 }
 
+/// The one thing about a healthy group that people ask the log for: who led when.
+fn tell_leader(core: &Core, before: &GroupStatus, now: &GroupStatus) {
+    if (before.leader, before.term) == (now.leader, now.term) {
+        return;
+    }
+    match now.leader {
+        Some((replica, _)) if replica == core.replica => {
+            tracing::info!(group = %core.group, term = now.term, "this node leads");
+        }
+        Some((_, node)) => tracing::info!(group = %core.group, term = now.term, leader = %node, "following"),
+        None if before.leader.is_some() => tracing::info!(group = %core.group, term = now.term, "no leader"),
+        None => {}
+    }
+}
+
 /// Publishes what changes, and a failure that nobody asked for.
 async fn observe(core: Arc<Core>, failed: watch::Sender<Option<String>>) {
     let mut metrics = core.raft.metrics();
@@ -192,7 +207,10 @@ async fn observe(core: Arc<Core>, failed: watch::Sender<Option<String>>) {
             let applied = core.state.applied().map(|at| at.index);
             let status = GroupStatus::of(&seen, *durable.borrow_and_update());
             let status = GroupStatus { applied: applied.or(status.applied), ..status };
-            core.status.send_if_modified(|known| std::mem::replace(known, status.clone()) != status);
+            core.status.send_if_modified(|known| {
+                tell_leader(&core, known, &status);
+                std::mem::replace(known, status.clone()) != status
+            });
             seen.running_state.clone()
         };
         if let Err(fatal) = state {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use quorate::client::{Client, ClientConfig};
 use quorate::env::Env;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long anything may take before a test calls it stuck. Tests wait for conditions, not for time.
@@ -67,6 +68,13 @@ impl Node {
         let mut child = self.child.take().expect("not running");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Sends a signal to the running process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("not running");
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// Asks the process to end with SIGTERM; returns its exit code.
@@ -142,6 +150,13 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| node.child.is_none()).for_each(Node::start);
     }
 
+    /// Kills all running nodes with SIGKILL, none later than the others.
+    pub(crate) fn kill_all(&mut self) {
+        let mut children: Vec<_> = self.nodes.iter_mut().filter_map(|node| node.child.take()).collect();
+        children.iter_mut().for_each(|child| child.kill().unwrap());
+        children.iter_mut().for_each(|child| drop(child.wait().unwrap()));
+    }
+
     pub(crate) fn endpoints(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.client.clone()).collect()
     }
@@ -175,9 +190,14 @@ impl Cluster {
 
     /// Index of the node that leads a shard; waits until there is one.
     pub(crate) async fn leader(&self, shard: u64) -> usize {
+        self.leader_but(shard, None).await
+    }
+
+    /// The same, without asking one of the nodes.
+    pub(crate) async fn leader_but(&self, shard: u64, except: Option<usize>) -> usize {
         let client = self.client().await;
         eventually("a leader", || async {
-            for (at, node) in self.nodes.iter().enumerate() {
+            for (at, node) in self.nodes.iter().enumerate().filter(|(at, _)| Some(*at) != except) {
                 if let Ok(status) = client.status(&node.client).await {
                     let leads =
                         status.replicas.iter().any(|replica| replica.shard_id == shard && replica.role == "leader");
@@ -191,14 +211,16 @@ impl Cluster {
         .await
     }
 
+    /// A kvctl against all nodes, not started yet.
+    pub(crate) fn kvctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
+        command.args(["--endpoints", &self.endpoints().join(",")]).args(arguments);
+        command
+    }
+
     /// Runs kvctl against all nodes; returns exit code, standard output and standard error.
     pub(crate) fn kvctl(&self, arguments: &[&str]) -> (i32, String, String) {
-        let output = Command::new(env!("CARGO_BIN_EXE_kvctl"))
-            .args(["--endpoints", &self.endpoints().join(",")])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let output = self.kvctl_command(arguments).stdin(Stdio::null()).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }

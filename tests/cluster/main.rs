@@ -15,3 +15,4 @@ mod dev;
 mod harness;
 mod main_job;
 mod recovery;
+mod writers;
