@@ -130,6 +130,8 @@ settings! {
     election_max_ms: "MS",
     /// Size of a segment of the Raft log [default: 64MiB]
     log_segment_bytes: "BYTES",
+    /// Writes that grow are refused while less is free on the data disk [default: 64MiB]
+    disk_reserve_bytes: "BYTES",
     /// Memory for blocks the engine has read [default: 256MiB]
     engine_cache_bytes: "BYTES",
     /// Memory for writes the engine has not written out [default: 256MiB]

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prost::Message;
+use tokio::sync::watch;
 
 use crate::env::time::Instant;
 use crate::env::work::{Worker, Workers};
@@ -19,6 +20,7 @@ use crate::types::{GroupId, NodeId};
 
 use super::Failure;
 use super::router::no_leader;
+use super::server;
 use super::space::SpaceGuard;
 
 /// Threads that walk ranges, so that a long scan holds up no other request.
@@ -28,14 +30,21 @@ const READERS: usize = 2;
 pub(super) struct Executor {
     node: NodeId,
     space: SpaceGuard,
+    /// Why the node must end.
+    failure: watch::Sender<Option<String>>,
     readers: Vec<Worker>,
     next_reader: AtomicUsize,
 }
 
 impl Executor {
-    pub(super) fn new(node: NodeId, space: SpaceGuard, workers: Workers) -> Self {
+    pub(super) fn new(
+        node: NodeId,
+        space: SpaceGuard,
+        workers: Workers,
+        failure: watch::Sender<Option<String>>,
+    ) -> Self {
         let readers = (0..READERS).map(|number| workers.start(&format!("read-{number}"))).collect();
-        Self { node, space, readers, next_reader: AtomicUsize::new(0) }
+        Self { node, space, failure, readers, next_reader: AtomicUsize::new(0) }
     }
 
     /// Executes `request` if this node leads `shard`; refuses it with NO_LEADER otherwise.
@@ -99,12 +108,12 @@ impl Executor {
         deadline: Instant,
     ) -> Result<ShardReadResult, Failure> {
         group.read_index(deadline).await.map_err(|error| read_failure(id, error))?;
-        let view = group.view().map_err(|error| engine_failure(id, &error))?;
+        let view = group.view().map_err(|error| self.engine_failure(id, &error))?;
         let result = match &request.kind {
             Some(shard_read::Kind::Get(_)) => read::execute(&*view, request),
             _ => self.read_on_worker(view, request.clone()).await?,
         };
-        let result = result.map_err(|error| engine_failure(id, &error))?;
+        let result = result.map_err(|error| self.engine_failure(id, &error))?;
         match result.kind {
             Some(shard_read_result::Kind::Refusal(refusal)) => Err(refused(id, refusal)),
             _ => Ok(result),
@@ -119,6 +128,24 @@ impl Executor {
         let turn = self.next_reader.fetch_add(1, Ordering::Relaxed) % self.readers.len();
         let read = self.readers[turn].run(move || read::execute(&*view, &request)).await;
         read.map_err(|gone| Failure::retry(ErrorCode::Unavailable, gone.to_string()))
+    }
+
+    /// Damaged data ends the node: a replica that cannot prove its state serves nothing, and the
+    /// others do once it no longer leads.
+    fn engine_failure(&self, id: GroupId, error: &EngineError) -> Failure {
+        tracing::error!(shard = id.0, %error, "a read failed");
+        let message = format!("shard {} on node {}: {error}", id.0, self.node.0);
+        if !matches!(error, EngineError::Corrupt(_)) {
+            return Failure::retry(ErrorCode::Internal, message);
+        }
+        server::fail(
+            &self.failure,
+            format!(
+                "{message}: this node cannot prove its state. Keep its data directory for those who look into it, and \
+                 bring the node back with `kvd --join ENDPOINT --replace NAME`"
+            ),
+        );
+        Failure::retry(ErrorCode::Corrupt, message)
     }
 }
 
@@ -163,12 +190,6 @@ pub(super) fn propose_failure(id: GroupId, error: ProposeError) -> Failure {
 
 fn read_failure(id: GroupId, error: ReadError) -> Failure {
     no_leader(id, Some(&error.to_string()))
-}
-
-fn engine_failure(id: GroupId, error: &EngineError) -> Failure {
-    let code = if matches!(error, EngineError::Corrupt(_)) { ErrorCode::Corrupt } else { ErrorCode::Internal };
-    tracing::error!(shard = id.0, %error, "a read failed");
-    Failure::retry(code, format!("shard {} on this node: {error}", id.0))
 }
 
 fn refused(id: GroupId, refusal: Refusal) -> Failure {

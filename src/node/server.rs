@@ -174,8 +174,9 @@ impl Node {
         let spec = GroupSpec { group: GroupId::META, replica: ReplicaId(id.0), epoch: Epoch(0) };
         let meta =
             host.start_group(spec, machine.clone()).await.map_err(|error| StartError::Failed(error.to_string()))?;
-        let space = SpaceGuard::new();
-        let executor = Executor::new(id, space.clone(), env.workers);
+        let space = SpaceGuard::new(config.disk_reserve_bytes);
+        let failure = watch::Sender::new(None);
+        let executor = Executor::new(id, space.clone(), env.workers, failure.clone());
         let router = Arc::new(Router::new(id, host.clone(), machine.map(), executor));
         router.add_group(GroupId::META, meta.clone());
         host.set_forward_handler(router.clone());
@@ -194,7 +195,7 @@ impl Node {
             router,
             space,
             map_version: watch::Sender::new(0),
-            failure: watch::Sender::new(None),
+            failure,
             tasks,
             config: Arc::new(config),
             _lock: lock,
@@ -280,7 +281,7 @@ impl Node {
 }
 
 /// Records the first reason why the node must end.
-fn fail(failure: &watch::Sender<Option<String>>, reason: String) {
+pub(super) fn fail(failure: &watch::Sender<Option<String>>, reason: String) {
     failure.send_if_modified(|current| {
         let first = current.is_none();
         if first {

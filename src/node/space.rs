@@ -16,8 +16,6 @@ use crate::proto::v1::ErrorCode;
 
 use super::Failure;
 
-/// Writes that grow are refused while less is free than this, in bytes.
-const FREE_BYTES_MIN: u64 = 64 << 20;
 /// What the ballast file holds back, in bytes.
 const BALLAST_BYTES: u64 = 64 << 20;
 /// How often the disk is asked.
@@ -31,13 +29,15 @@ pub(super) struct SpaceGuard {
 }
 
 struct State {
+    /// Writes that grow are refused while less is free than this, in bytes.
+    reserve: u64,
     full: AtomicBool,
     free: AtomicU64,
 }
 
 impl SpaceGuard {
-    pub(super) fn new() -> Self {
-        Self { state: Arc::new(State { full: AtomicBool::new(false), free: AtomicU64::new(u64::MAX) }) }
+    pub(super) fn new(reserve: u64) -> Self {
+        Self { state: Arc::new(State { reserve, full: AtomicBool::new(false), free: AtomicU64::new(u64::MAX) }) }
     }
 
     /// Refuses a write that grows when the disk is full.
@@ -49,7 +49,7 @@ impl SpaceGuard {
         let message = format!(
             "the disk of this node is full ({} MiB free, {} MiB are held back): free some space, or delete keys; deletes and reads work",
             free >> 20,
-            FREE_BYTES_MIN >> 20
+            self.state.reserve >> 20
         );
         Err(Failure::refused(ErrorCode::DiskFull, message))
     }
@@ -77,8 +77,8 @@ impl SpaceGuard {
         let ballast = dir.join(BALLAST);
         let free = disk.free_space(dir)?;
         // Once full, the ballast's own space must not count as space again.
-        let wanted = if self.is_full() { FREE_BYTES_MIN + 2 * BALLAST_BYTES } else { FREE_BYTES_MIN };
-        let full = free < wanted;
+        let roomy = self.state.reserve.saturating_add(2 * BALLAST_BYTES);
+        let full = free < if self.is_full() { roomy } else { self.state.reserve };
         self.state.free.store(free, Ordering::Relaxed);
         if self.state.full.swap(full, Ordering::Relaxed) != full {
             if full {
@@ -93,7 +93,7 @@ impl SpaceGuard {
                 _ => Ok(()),
             };
         }
-        if free > FREE_BYTES_MIN + 2 * BALLAST_BYTES {
+        if free > roomy {
             match disk.create(&ballast, BALLAST_BYTES) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}

@@ -18,6 +18,9 @@ use crate::storage::engine::{Engine, EngineError};
 
 /// Pause between two flushes.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
+/// A flush happens at least this often, also when nothing was applied: an engine whose threads have
+/// failed holds commits for ever, and only a flush tells.
+const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// Entries that stay in the log behind the applied and flushed one: a follower that lags no more
 /// than this needs no snapshot.
 pub(super) const LOG_ENTRIES_KEPT: u64 = 8_192;
@@ -103,20 +106,26 @@ pub(super) struct Flusher {
 impl Flusher {
     /// Flushes every now and then, as long as nothing fails.
     pub(super) async fn run(self) -> String {
+        let mut flushed = time::now();
         loop {
             time::sleep(FLUSH_INTERVAL).await;
-            if let Err(why) = self.round().await {
-                return format!("the engine cannot be flushed: {why}");
+            let due = time::now().saturating_duration_since(flushed) >= FLUSH_INTERVAL_MAX;
+            match self.round(due).await {
+                Ok(true) => flushed = time::now(),
+                Ok(false) => {}
+                Err(why) => return format!("the engine cannot be flushed: {why}"),
             }
         }
     }
 
-    /// Flushes if anything was applied, publishes how far, and takes a step with each log.
-    pub(super) async fn round(&self) -> Result<(), String> {
+    /// Flushes if anything was applied or if it is `due`, publishes how far, and takes a step with
+    /// each log. Returns whether it flushed.
+    pub(super) async fn round(&self, due: bool) -> Result<bool, String> {
         // Read before the flush: what is applied while it runs may not be part of it.
         let applied: Vec<_> =
             self.registry.all().into_iter().map(|core| (core.state.applied().map(|at| at.index), core)).collect();
-        if applied.iter().any(|(applied, core)| *applied > *core.durable_applied.borrow()) {
+        let flush = due || applied.iter().any(|(applied, core)| *applied > *core.durable_applied.borrow());
+        if flush {
             let engine = self.engine.clone();
             let flushed: Result<Result<(), EngineError>, _> = self.worker.run(move || engine.flush()).await;
             flushed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -132,7 +141,7 @@ impl Flusher {
                 tracing::debug!(group = %core.group, "its log is shortened later");
             }
         }
-        Ok(())
+        Ok(flush)
     }
 
     async fn step(&self, core: &Core) {
@@ -160,7 +169,28 @@ impl Flusher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::peers::{Identity, PeerBook, Peers};
+    use super::super::test_bed::Disk;
     use super::*;
+    use crate::env::disk::RealDisk;
+    use crate::env::work::Workers;
+    use crate::types::NodeId;
+
+    /// Nothing is applied any more when the engine holds a commit for ever: the flush must not wait
+    /// for it.
+    #[tokio::test]
+    async fn an_engine_that_has_failed_is_noticed_without_a_write() {
+        let disk = Disk::new();
+        let engine: Arc<dyn Engine> = Arc::new(disk.stores.open());
+        let identity = Identity::open(Arc::new(RealDisk), disk.dir.path(), "n1", NodeId(1), 1).unwrap();
+        let book = PeerBook::open(Arc::new(RealDisk), disk.dir.path()).unwrap();
+        let worker = Workers::threads().start("flush");
+        let peers = Arc::new(Peers::new(identity, book, worker.clone(), || 0));
+        let flusher = Flusher { registry: Arc::new(Registry::new(peers)), engine, worker, entries_kept: 10 };
+        disk.stores.set_fault(Some(std::io::ErrorKind::Other));
+        let noticed = time::timeout(5 * FLUSH_INTERVAL_MAX, flusher.run()).await;
+        assert!(noticed.unwrap().starts_with("the engine cannot be flushed"));
+    }
 
     fn progress(applied: u64, durable_applied: u64, purged: u64, snapshot: u64) -> Progress {
         Progress {

@@ -363,7 +363,7 @@ impl Host {
         for core in inner.registry.all() {
             core.stop().await;
         }
-        if let Err(why) = flusher.round().await {
+        if let Err(why) = flusher.round(true).await {
             tracing::error!(why, "the engine cannot be flushed at the end");
         }
         for core in inner.registry.all() {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::ConfigError;
 
 /// Every key, in the order of the documentation.
-pub const SETTINGS: [&str; 20] = [
+pub const SETTINGS: [&str; 21] = [
     "name",
     "data_dir",
     "client_addr",
@@ -24,6 +24,7 @@ pub const SETTINGS: [&str; 20] = [
     "election_min_ms",
     "election_max_ms",
     "log_segment_bytes",
+    "disk_reserve_bytes",
     "engine_cache_bytes",
     "engine_write_buffer_bytes",
     "engine",
