@@ -177,6 +177,10 @@ pub(super) fn propose_failure(id: GroupId, error: ProposeError) -> Failure {
         error @ ProposeError::TooLarge(_) => {
             Failure::refused(ErrorCode::LimitExceeded, format!("shard {}: {error}; send less at a time", id.0))
         }
+        error @ ProposeError::DiskFull => {
+            let message = format!("shard {}: {error}; free some space on the leader's disk and try again", id.0);
+            Failure::refused(ErrorCode::DiskFull, message)
+        }
         ProposeError::Overloaded => {
             let message = format!("shard {} has too many writes waiting; back off and try again", id.0);
             Failure::retry(ErrorCode::Overloaded, message)
