@@ -33,7 +33,7 @@ impl Default for TickConfig {
 /// # Errors
 /// When the times contradict each other.
 pub(super) fn config(tick: TickConfig) -> Result<Arc<Config>, ConfigError> {
-    let probe = 2 * tick.election_max_ms;
+    let probe = tick.election_max_ms.saturating_mul(2);
     // Appends count as heartbeats, as long as a follower can never wait for one beyond its timeout.
     let spare = tick.heartbeat_ms.saturating_mul(2).saturating_add(tick.heartbeat_ms / 4 + 1);
     let suppression = if spare < tick.election_min_ms { tick.heartbeat_ms } else { 0 };

@@ -20,6 +20,7 @@ use crate::env::disk::RealDisk;
 use crate::env::net::TcpNetwork;
 use crate::env::work::Workers;
 use crate::env::{self, time};
+use crate::proto::internal::peer_error::Code as PeerCode;
 use crate::proto::internal::peer_server::{Peer, PeerServer};
 use crate::raft::codec;
 use crate::raft::peers::{Identity, Introduction, PeerBook, Route};
@@ -65,8 +66,6 @@ fn refused_with(reply: &wire::AppendReply) -> Option<PeerCode> {
         _ => None,
     }
 }
-
-use crate::proto::internal::peer_error::Code as PeerCode;
 
 #[tokio::test]
 async fn trap_1_the_answers_end_when_the_requests_have_ended() {
