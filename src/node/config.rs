@@ -124,6 +124,8 @@ const GIB: u64 = 1 << 30;
 
 const CLIENT_ADDRESS: &str = "127.0.0.1:2379";
 const PEER_ADDRESS: &str = "127.0.0.1:2380";
+/// openraft warns of every heartbeat that a peer which is down does not answer; we say it once.
+const LOG_FILTER: &str = "info,openraft=error";
 /// Bytes of a request that its largest value leaves to keys and framing.
 const REQUEST_SLACK_BYTES: usize = 64 * 1024;
 /// Heartbeats a follower may miss before it stands for election.
@@ -154,7 +156,7 @@ impl NodeConfig {
                 limits::REPLICATION_FACTOR_MAX.into(),
             )?,
             log_format: given.parsed("log_format", log_format)?.unwrap_or(LogFormat::Text),
-            log_filter: given.parsed("log", log_filter)?.unwrap_or_else(|| "info".to_owned()),
+            log_filter: given.parsed("log", log_filter)?.unwrap_or_else(|| LOG_FILTER.to_owned()),
             value_bytes_max: given.bytes("value_bytes_max", limits::VALUE_BYTES_MAX as u64, 1, value_bytes_top)?,
             requests_in_flight_max: given.number(
                 "requests_in_flight_max",

@@ -70,7 +70,12 @@ pub enum StartError {
     Quarantined(String),
     /// The state engine cannot be opened.
     #[error("the state engine cannot be opened: {0}")]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
+    /// The state engine's files are damaged.
+    #[error(
+        "the state engine is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`"
+    )]
+    EngineDamaged(String),
     /// The peer port or a group cannot be started.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -91,6 +96,15 @@ pub enum StartError {
     /// Something that the node cannot live without has failed.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<EngineError> for StartError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Corrupt(what) => Self::EngineDamaged(what),
+            other @ (EngineError::Io(_) | EngineError::NoStore(_) | EngineError::Poisoned(_)) => Self::Engine(other),
+        }
+    }
 }
 
 /// One running node. Cheap to clone.
