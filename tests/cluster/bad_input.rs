@@ -149,9 +149,8 @@ async fn counts(kv: &mut KvClient<Channel>) {
 }
 
 async fn names(kv: &mut KvClient<Channel>) {
-    let target = |keyspace: &str, shard_id, shard_epoch| {
-        Some(Target { keyspace: keyspace.to_owned(), shard_id, shard_epoch })
-    };
+    let target =
+        |keyspace: &str, shard_id, shard_epoch| Some(Target { keyspace: keyspace.to_owned(), shard_id, shard_epoch });
     let status = kv.put(PutRequest { target: target("nowhere", 0, 0), ..put("never", 1) }).await.unwrap_err();
     refused("an unknown keyspace", &status, ErrorCode::KeyspaceNotFound, Code::NotFound);
     assert!(status.message().contains("nowhere") && status.message().contains("default"), "{status:?}");
@@ -227,7 +226,13 @@ fn garbage() -> Vec<Vec<u8>> {
         // Headers that are continued and continued.
         after_settings([frame(0, 1, 0, 1, &[]), frame(1_000, 9, 0, 1, &[0x40; 1_000]).repeat(200)].concat()),
         // Streams that are reset as soon as they are opened.
-        after_settings((0..2_000).flat_map(|at| [frame(1, 1, 4, 2 * at + 1, &[0x82]), frame(4, 3, 0, 2 * at + 1, &[0, 0, 0, 8])].concat()).collect()),
+        after_settings(
+            (0..2_000)
+                .flat_map(|at| {
+                    [frame(1, 1, 4, 2 * at + 1, &[0x82]), frame(4, 3, 0, 2 * at + 1, &[0, 0, 0, 8])].concat()
+                })
+                .collect(),
+        ),
     ];
     for count in [10, 1_000, 100_000] {
         all.push(random(count));
@@ -284,7 +289,8 @@ async fn garbage_on_either_port_harms_nobody() {
 /// Begins a call whose message announces as many bytes as its prefix can say.
 async fn huge_prefix(address: &str) -> Status {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    let body = tonic::body::Body::new(http_body_util::Full::new(bytes::Bytes::from_static(&[0, 255, 255, 255, 255, 1])));
+    let body =
+        tonic::body::Body::new(http_body_util::Full::new(bytes::Bytes::from_static(&[0, 255, 255, 255, 255, 1])));
     let request = http::Request::post(format!("http://{address}/quorate.v1.Kv/Put"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -420,7 +426,7 @@ async fn a_wall_clock_an_hour_off_changes_nothing() {
     let client = cluster.client().await;
     fill(&client, "k", 0..100, 100).await;
     // A life that passes from a leader an hour ahead to one an hour behind, and back.
-    let kept = v1::PutRequest { ttl_ms: 600_000, ..put("kept", 1) };
+    let kept = v1::PutRequest { ttl_ms: 600_000, ..put("lasting", 1) };
     let brief = v1::PutRequest { ttl_ms: 3_000, ..put("brief", 1) };
     cluster.move_leader(2, 0).await;
     let mut kv = kv(&cluster.nodes[0].client).await;
@@ -431,10 +437,10 @@ async fn a_wall_clock_an_hour_off_changes_nothing() {
         cluster.move_leader(2, leader).await;
         let seen = client.get("brief").await.unwrap();
         assert!(seen.is_some() || since.elapsed() > Duration::from_millis(2_900), "gone after {:?}", since.elapsed());
-        assert!(client.get("kept").await.unwrap().is_some());
+        assert!(client.get("lasting").await.unwrap().is_some());
     }
     eventually("expiry", || async { client.get("brief").await.unwrap().is_none().then_some(()) }).await;
     assert!(since.elapsed() > Duration::from_millis(2_900), "gone after {:?}", since.elapsed());
-    assert!(client.get("kept").await.unwrap().is_some());
+    assert!(client.get("lasting").await.unwrap().is_some());
     is_well(&mut cluster).await;
 }
