@@ -114,7 +114,7 @@ settings! {
     labels: "KEY=VALUE,…",
     /// Replicas of the keyspace default, if there are as many nodes [default: 3]
     replication_factor: "N",
-    /// Which log lines there are: error, warn, info, debug, trace, or a filter [default: info]
+    /// Which log lines there are: error, warn, info, debug, trace, or a filter [default: info,openraft=error]
     log: "FILTER",
     /// How log lines look: text or json [default: text]
     log_format: "FORMAT",

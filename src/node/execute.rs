@@ -87,7 +87,7 @@ impl Executor {
         deadline: Instant,
     ) -> Result<CommandResult, Failure> {
         if grows(command) {
-            self.space.admit()?;
+            self.space.admit(command.encoded_len())?;
         }
         let applied = group.propose(command.encode_to_vec().into(), deadline).await;
         let applied = applied.map_err(|error| propose_failure(shard.id, error))?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future;
 use tokio::sync::watch;
 
 use crate::env::Env;
@@ -33,6 +34,10 @@ const LOG: &str = "log";
 const ENGINE: &str = "engine";
 /// How long a graceful stop waits for leaderships to move.
 const HANDOVER: Duration = Duration::from_secs(5);
+/// How long one replica may take to take a leadership before another is asked,
+const HANDOVER_ATTEMPT: Duration = Duration::from_secs(1);
+/// and the pause after none did.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a node does not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +75,12 @@ pub enum StartError {
     Quarantined(String),
     /// The state engine cannot be opened.
     #[error("the state engine cannot be opened: {0}")]
-    Engine(#[from] EngineError),
+    Engine(EngineError),
+    /// The state engine's files are damaged.
+    #[error(
+        "the state engine is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`"
+    )]
+    EngineDamaged(String),
     /// The peer port or a group cannot be started.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -91,6 +101,15 @@ pub enum StartError {
     /// Something that the node cannot live without has failed.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<EngineError> for StartError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Corrupt(what) => Self::EngineDamaged(what),
+            other @ (EngineError::Io(_) | EngineError::NoStore(_) | EngineError::Poisoned(_)) => Self::Engine(other),
+        }
+    }
 }
 
 /// One running node. Cheap to clone.
@@ -174,7 +193,11 @@ impl Node {
         let spec = GroupSpec { group: GroupId::META, replica: ReplicaId(id.0), epoch: Epoch(0) };
         let meta =
             host.start_group(spec, machine.clone()).await.map_err(|error| StartError::Failed(error.to_string()))?;
-        let space = SpaceGuard::new(config.disk_reserve_bytes);
+        // The log takes space by the segment, ahead of need: that is not the writes' to use.
+        let space = SpaceGuard::new(config.disk_reserve_bytes.saturating_add(config.log_segment_bytes));
+        if let Err(error) = space.check(&*env.disk, &config.data_dir) {
+            tracing::warn!(%error, "cannot tell how much space the data disk has");
+        }
         let failure = watch::Sender::new(None);
         let executor = Executor::new(id, space.clone(), env.workers, failure.clone());
         let router = Arc::new(Router::new(id, host.clone(), machine.map(), executor));
@@ -269,9 +292,8 @@ impl Node {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         let deadline = time::now() + HANDOVER;
-        for (id, group) in inner.router.groups() {
-            hand_over(id, &group, deadline).await;
-        }
+        let groups = inner.router.groups();
+        future::join_all(groups.iter().map(|(id, group)| hand_over(*id, group, deadline))).await;
         inner.tasks.stop().await;
         inner.host.shutdown().await;
         if let Err(error) = inner.log.close().await {
@@ -291,19 +313,25 @@ pub(super) fn fail(failure: &watch::Sender<Option<String>>, reason: String) {
     });
 }
 
+/// Hands a leadership to whoever takes it first; one that does not answer costs a part of the time.
 async fn hand_over(id: GroupId, group: &Group, deadline: Instant) {
-    let status = group.status();
-    if status.role != Role::Leader {
-        return;
-    }
-    let others: Vec<_> = status.voters.keys().copied().filter(|replica| *replica != group.replica()).collect();
-    for replica in others {
-        match group.transfer_leader(replica, deadline).await {
-            Ok(()) => {
-                tracing::info!(group = id.0, to = replica.0, "leadership handed over");
-                return;
-            }
-            Err(error) => tracing::debug!(group = id.0, to = replica.0, %error, "leadership not taken"),
+    while time::now() < deadline {
+        let status = group.status();
+        let others: Vec<_> = status.voters.keys().copied().filter(|replica| *replica != group.replica()).collect();
+        if status.role != Role::Leader || others.is_empty() {
+            return;
         }
+        for replica in others {
+            let attempt = deadline.min(time::now() + HANDOVER_ATTEMPT);
+            match group.transfer_leader(replica, attempt).await {
+                Ok(()) => {
+                    tracing::info!(group = id.0, to = replica.0, "leadership handed over");
+                    return;
+                }
+                Err(error) => tracing::debug!(group = id.0, to = replica.0, %error, "leadership not taken"),
+            }
+        }
+        time::sleep(HANDOVER_PAUSE).await;
     }
+    tracing::warn!(group = id.0, "nobody took the leadership: the others elect once they miss this node");
 }

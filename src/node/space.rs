@@ -4,7 +4,7 @@
 //! compaction and the next start still find room.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,9 @@ use super::Failure;
 
 /// What the ballast file holds back, in bytes.
 const BALLAST_BYTES: u64 = 64 << 20;
+/// What a written byte takes until the next look: in the log, the engine's journal, a table, and once
+/// more while tables are merged.
+const BYTES_PER_WRITTEN_BYTE: u64 = 4;
 /// How often the disk is asked.
 const INTERVAL: Duration = Duration::from_millis(500);
 const BALLAST: &str = "BALLAST";
@@ -33,25 +36,36 @@ struct State {
     reserve: u64,
     full: AtomicBool,
     free: AtomicU64,
+    /// Bytes of the writes admitted since the disk was asked.
+    admitted: AtomicU64,
 }
 
 impl SpaceGuard {
     pub(super) fn new(reserve: u64) -> Self {
-        Self { state: Arc::new(State { reserve, full: AtomicBool::new(false), free: AtomicU64::new(u64::MAX) }) }
+        let (full, free, admitted) = (AtomicBool::new(false), AtomicU64::new(u64::MAX), AtomicU64::new(0));
+        Self { state: Arc::new(State { reserve, full, free, admitted }) }
     }
 
-    /// Refuses a write that grows when the disk is full.
-    pub(super) fn admit(&self) -> Result<(), Failure> {
-        if !self.is_full() {
+    /// Refuses a write of so many bytes that grows when the disk is full, or would be if it took all
+    /// that was admitted since it was asked.
+    pub(super) fn admit(&self, bytes: usize) -> Result<(), Failure> {
+        let admitted = self.state.admitted.fetch_add(bytes as u64, Ordering::Relaxed);
+        let free = self.state.free.load(Ordering::Relaxed);
+        let left = free.saturating_sub(admitted.saturating_mul(BYTES_PER_WRITTEN_BYTE));
+        if !self.is_full() && left >= self.state.reserve {
             return Ok(());
         }
-        let free = self.state.free.load(Ordering::Relaxed);
         let message = format!(
             "the disk of this node is full ({} MiB free, {} MiB are held back): free some space, or delete keys; deletes and reads work",
             free >> 20,
             self.state.reserve >> 20
         );
-        Err(Failure::refused(ErrorCode::DiskFull, message))
+        // What only may be full is known better after the next look.
+        Err(if self.is_full() {
+            Failure::refused(ErrorCode::DiskFull, message)
+        } else {
+            Failure::retry(ErrorCode::DiskFull, message)
+        })
     }
 
     /// Whether growing writes are refused.
@@ -73,13 +87,17 @@ impl SpaceGuard {
         }
     }
 
-    fn check(&self, disk: &dyn Disk, dir: &std::path::Path) -> io::Result<()> {
+    /// Asks the disk now.
+    pub(super) fn check(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
         let ballast = dir.join(BALLAST);
         let free = disk.free_space(dir)?;
-        // Once full, the ballast's own space must not count as space again.
+        // Once full, the ballast's own space must not count as space again. Its absence remembers that,
+        // also over a restart.
         let roomy = self.state.reserve.saturating_add(2 * BALLAST_BYTES);
-        let full = free < if self.is_full() { roomy } else { self.state.reserve };
+        let held_back = disk.open(&ballast).is_ok();
+        let full = free < if held_back { self.state.reserve } else { roomy };
         self.state.free.store(free, Ordering::Relaxed);
+        self.state.admitted.store(0, Ordering::Relaxed);
         if self.state.full.swap(full, Ordering::Relaxed) != full {
             if full {
                 tracing::error!(free_bytes = free, "the data disk is full: writes are refused until space is freed");
@@ -93,7 +111,7 @@ impl SpaceGuard {
                 _ => Ok(()),
             };
         }
-        if free > roomy {
+        if !held_back {
             match disk.create(&ballast, BALLAST_BYTES) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}

@@ -37,7 +37,10 @@ pub enum GroupError {
     },
     /// Its log and state do not prove what it acknowledged. It must not vote or serve, and has to be
     /// rebuilt from its peers under a new replica id.
-    #[error("replica {replica} of group {group} must be rebuilt from its peers: {why}")]
+    #[error(
+        "replica {replica} of group {group} must be rebuilt from its peers: {why}; remove the data directory and bring \
+         the node back with `kvd --join ENDPOINT --replace NAME`"
+    )]
     NeedsRebuild {
         /// The group.
         group: GroupId,

@@ -1,14 +1,18 @@
 //! A cluster of real `kvd` processes on loopback, to be killed, restarted and damaged.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use quorate::client::{Client, ClientConfig};
+use futures_util::StreamExt;
+use quorate::client::{Client, ClientConfig, Keys, ReplicaStatus, ScanOptions};
 use quorate::env::Env;
+use quorate::types::{GroupId, NodeId};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -37,6 +41,9 @@ pub(crate) struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) child: Option<Child>,
     arguments: Vec<String>,
+    /// What starts the process in its place; see [`Node::set_launcher`].
+    launcher: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl Node {
@@ -53,14 +60,46 @@ impl Node {
     pub(crate) fn start(&mut self) {
         assert!(self.child.is_none(), "{} runs already", self.name);
         let out = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_kvd"))
-            .args(&self.arguments)
+        let mut words = self.launcher.clone();
+        words.push(env!("CARGO_BIN_EXE_kvd").to_owned());
+        words.extend(self.arguments.iter().cloned());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
+            .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())
             .stderr(out)
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// Lets another program start `kvd` from now on, for instance in another namespace.
+    pub(crate) fn set_launcher(&mut self, launcher: &[&str]) {
+        self.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// Sets a variable of the process's environment from the next start on.
+    pub(crate) fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Gives a flag another value from the next start on.
+    pub(crate) fn set_flag(&mut self, flag: &str, value: &str) {
+        match self.arguments.iter().position(|argument| argument == flag) {
+            Some(at) => value.clone_into(&mut self.arguments[at + 1]),
+            None => self.arguments.extend([flag.to_owned(), value.to_owned()]),
+        }
+    }
+
+    /// Starts the process, which must end by itself with exit code 1. Returns what it said.
+    pub(crate) fn start_in_vain(&mut self) -> String {
+        let before = self.output().len();
+        self.start();
+        let code = self.wait_exit();
+        let said = self.output()[before..].to_owned();
+        assert_eq!(code, Some(1), "{} said:\n{said}", self.name);
+        said
     }
 
     /// Kills the process with SIGKILL and waits until it is gone.
@@ -133,7 +172,7 @@ impl Cluster {
                 ["--name", &name, "--data-dir", dir.to_str().unwrap()].map(Into::into).into();
             arguments.extend(["--client-addr", &client, "--peer-addr", &peer, "--cluster", &founding].map(Into::into));
             arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
-            Node { name, client, peer, dir, child: None, arguments }
+            Node { name, client, peer, dir, child: None, arguments, launcher: Vec::new(), variables: Vec::new() }
         });
         Self { nodes: nodes.collect(), root }
     }
@@ -218,6 +257,19 @@ impl Cluster {
         command
     }
 
+    /// Lets a node lead a shard.
+    pub(crate) async fn move_leader(&self, shard: u64, to: usize) {
+        let (client, node) = (self.client().await, NodeId(to as u64 + 1));
+        eventually("leadership", || async { client.move_leader(GroupId(shard), node).await.ok() }).await;
+        assert_eq!(self.leader(shard).await, to);
+    }
+
+    /// What a node reports of its replica of a shard.
+    pub(crate) async fn replica(&self, node: usize, shard: u64) -> Option<ReplicaStatus> {
+        let status = self.client().await.status(&self.nodes[node].client).await.ok()?;
+        status.replicas.into_iter().find(|replica| replica.shard_id == shard)
+    }
+
     /// Runs kvctl against all nodes; returns exit code, standard output and standard error.
     pub(crate) fn kvctl(&self, arguments: &[&str]) -> (i32, String, String) {
         let output = self.kvctl_command(arguments).stdin(Stdio::null()).output().unwrap();
@@ -234,7 +286,10 @@ impl Drop for Cluster {
                 child.wait().ok();
             }
             if std::thread::panicking() {
-                eprintln!("--- output of {} ---\n{}", node.name, node.output());
+                let output = node.output();
+                let lines: Vec<_> = output.lines().filter(|line| !line.contains(" openraft::")).collect();
+                eprintln!("--- end of the output of {} ---", node.name);
+                lines.iter().skip(lines.len().saturating_sub(40)).for_each(|line| eprintln!("{line}"));
             }
         }
     }
@@ -263,5 +318,114 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
         } else {
             fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+/// A value that tells which key it belongs to, and is as long as asked.
+pub(crate) fn value_of(key: &str, bytes: usize) -> String {
+    let mut value = String::with_capacity(bytes + key.len() + 1);
+    while value.len() < bytes.max(1) {
+        value.push_str(key);
+        value.push('/');
+    }
+    value
+}
+
+/// Puts `prefix` + number → [`value_of`] it, many at a time, until all are acknowledged.
+pub(crate) async fn fill(client: &Client, prefix: &str, numbers: Range<usize>, bytes: usize) {
+    const AT_A_TIME: usize = 64;
+    let puts = numbers.map(|number| async move {
+        let key = format!("{prefix}{number:08}");
+        let value = value_of(&key, bytes);
+        // Putting the same again is harmless, whatever became of the first.
+        eventually("acknowledgement", || async { client.put(key.clone(), value.clone()).await.ok() }).await;
+    });
+    futures_util::stream::iter(puts).buffer_unordered(AT_A_TIME).collect::<Vec<()>>().await;
+}
+
+/// Checks that a prefix holds what [`fill`] wrote and nothing else.
+pub(crate) async fn check_filled(client: &Client, prefix: &str, numbers: Range<usize>, bytes: usize) {
+    let (first, mut expected) = (numbers.start, numbers);
+    let mut scan = client.scan(Keys::prefix(prefix.to_owned()), ScanOptions::default());
+    while let Some(record) = scan.next().await.unwrap() {
+        let number = expected.next().unwrap_or_else(|| panic!("{:?} was never written", record.key));
+        let key = format!("{prefix}{number:08}");
+        assert_eq!(record.key, key);
+        assert_eq!(record.value, value_of(&key, bytes), "{key}");
+    }
+    assert!(expected.is_empty(), "{prefix}{:08} and later are lost (of {first}..)", expected.start);
+}
+
+/// A file system of its own, in memory, for a directory: it can be filled without harm to others.
+///
+/// It lives in a mount namespace, held by a process that ends with its standard input.
+pub(crate) struct SmallDisk {
+    holder: Child,
+    inside: String,
+    /// The mount as seen from here.
+    pub(crate) root: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts one of so many MiB; why not, where the system does not let us.
+    pub(crate) fn mount(dir: &Path, mib: u64) -> Result<Self, String> {
+        fs::create_dir_all(dir).unwrap();
+        let inside = dir.to_str().unwrap().to_owned();
+        let script = format!("mount -t tmpfs -o size={mib}m tmpfs '{inside}' && echo mounted && exec cat");
+        let mut holder = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("unshare: {error}"))?;
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        if said.trim() == "mounted" {
+            let root = PathBuf::from(format!("/proc/{}/root{inside}", holder.id()));
+            return Ok(Self { holder, inside, root });
+        }
+        let refused = holder.wait_with_output().unwrap();
+        Err(String::from_utf8_lossy(&refused.stderr).into_owned())
+    }
+
+    /// Moves a node onto it.
+    pub(crate) fn hold(&self, node: &mut Node) {
+        let pid = self.holder.id().to_string();
+        node.set_launcher(&["nsenter", "--preserve-credentials", "--user", "--mount", "--target", &pid, "--"]);
+        node.set_flag("--data-dir", &format!("{}/data", self.inside));
+    }
+
+    /// Takes all space but so many bytes, as another program might.
+    pub(crate) fn take_all_but(&self, left: u64) {
+        let filler = File::options().create(true).append(true).open(self.root.join("filler")).unwrap();
+        loop {
+            let free = self.free();
+            if free <= left {
+                return;
+            }
+            let size = filler.metadata().unwrap().len();
+            match rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), size, free - left) {
+                Ok(()) | Err(rustix::io::Errno::NOSPC) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give_back(&self) {
+        fs::remove_file(self.root.join("filler")).unwrap();
+    }
+
+    pub(crate) fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.root).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        self.holder.wait().ok();
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::PROTOCOL;
 use super::book::Seen;
+use super::identity::EARLIER_STARTS_MAX;
 use crate::proto::internal as wire;
 use crate::proto::internal::peer_error::Code;
 use crate::types::{ClusterId, Epoch, NodeId, ReplicaId};
@@ -44,15 +45,34 @@ pub(crate) struct Introduction {
     pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) founding_hash: u64,
     pub(crate) position: u64,
+    /// Nonces of the starts before this one, the latest first.
+    pub(crate) earlier: Vec<u64>,
 }
 
 impl Introduction {
     pub(crate) fn from_request(hello: wire::HelloRequest) -> Result<Self, Refusal> {
-        Self::read(hello.protocol, hello.from, hello.name, &hello.cluster_id, hello.founding_hash, hello.log_position)
+        let (founding_hash, position) = (hello.founding_hash, hello.log_position);
+        let read = Self::read(hello.protocol, hello.from, hello.name, &hello.cluster_id, founding_hash, position)?;
+        read.after(hello.earlier_nonces)
     }
 
     pub(crate) fn from_response(hello: wire::HelloResponse) -> Result<Self, Refusal> {
-        Self::read(hello.protocol, hello.from, hello.name, &hello.cluster_id, hello.founding_hash, hello.log_position)
+        let (founding_hash, position) = (hello.founding_hash, hello.log_position);
+        let read = Self::read(hello.protocol, hello.from, hello.name, &hello.cluster_id, founding_hash, position)?;
+        read.after(hello.earlier_nonces)
+    }
+
+    fn after(self, earlier: Vec<u64>) -> Result<Self, Refusal> {
+        if earlier.len() > EARLIER_STARTS_MAX {
+            return Err(Refusal::new(Code::Malformed, format!("the introduction names {} starts", earlier.len())));
+        }
+        Ok(Self { earlier, ..self })
+    }
+
+    /// Nonce of an earlier start, if it is told.
+    fn nonce_of(&self, boot: u64) -> Option<u64> {
+        let starts_ago = usize::try_from(self.boot.checked_sub(boot)?).ok()?;
+        self.earlier.get(starts_ago.checked_sub(1)?).copied()
     }
 
     fn read(
@@ -77,7 +97,7 @@ impl Introduction {
             return malformed("the introduction is incomplete".into());
         }
         let (node, boot, nonce) = (NodeId(from.node_id), from.boot, from.nonce);
-        Ok(Self { name, node, boot, nonce, cluster_id: cluster, founding_hash, position })
+        Ok(Self { name, node, boot, nonce, cluster_id: cluster, founding_hash, position, earlier: Vec::new() })
     }
 
     pub(crate) fn to_request(&self, to: NodeId) -> wire::HelloRequest {
@@ -90,6 +110,7 @@ impl Introduction {
             log_position: self.position,
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            earlier_nonces: self.earlier.clone(),
         }
     }
 
@@ -102,6 +123,7 @@ impl Introduction {
             log_position: self.position,
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            earlier_nonces: self.earlier.clone(),
             founded: self.cluster_id.is_some(),
         }
     }
@@ -163,6 +185,8 @@ pub(super) fn admit(ours: &Ours, seen: Option<&Seen>, theirs: &Introduction) -> 
         format!("start {} of its data directory was seen, this is start {}", seen.boot, theirs.boot)
     } else if theirs.boot == seen.boot && theirs.nonce != seen.nonce {
         format!("start {} of its data directory was seen from another disk", seen.boot)
+    } else if theirs.nonce_of(seen.boot).is_some_and(|nonce| nonce != seen.nonce) {
+        format!("start {} of its data directory was seen from another disk than this start {}", seen.boot, theirs.boot)
     } else if theirs.boot > seen.boot && theirs.position < seen.position {
         // Not asked of the same start: its introduction may be older than its latest reply.
         format!("its log had reached position {} and is now at {}", seen.position, theirs.position)

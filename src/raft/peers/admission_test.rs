@@ -11,6 +11,7 @@ fn theirs() -> Introduction {
         cluster_id: Some(ClusterId([9; 16])),
         founding_hash: 77,
         position: 100,
+        earlier: vec![40, 30, 20, 10],
     }
 }
 
@@ -22,7 +23,7 @@ fn code(result: Result<(), Refusal>) -> Option<Code> {
 fn introductions() {
     let seen = Seen { boot: 5, nonce: 50, position: 100 };
     type Change = fn(&mut Introduction);
-    let table: [(&str, Change, Option<Seen>, Option<Code>); 11] = [
+    let table: [(&str, Change, Option<Seen>, Option<Code>); 14] = [
         ("first ever seen", |_| {}, None, None),
         ("the same process again", |_| {}, Some(seen), None),
         ("the same process, heard of later before", |same| same.position = 99, Some(seen), None),
@@ -34,6 +35,24 @@ fn introductions() {
             "an older copy, started again",
             |old| (old.boot, old.nonce, old.position) = (6, 60, 99),
             Some(seen),
+            Some(Code::StaleIncarnation),
+        ),
+        (
+            "the next start, which names this one",
+            |new| (new.boot, new.nonce, new.earlier) = (7, 70, vec![60, 50]),
+            Some(seen),
+            None,
+        ),
+        (
+            "a wiped disk that was started often",
+            |new| (new.boot, new.nonce, new.earlier) = (6, 61, vec![51, 41, 31, 21, 11]),
+            Some(Seen { position: 0, ..seen }),
+            Some(Code::StaleIncarnation),
+        ),
+        (
+            "an older copy that was started often",
+            |new| (new.boot, new.nonce, new.earlier) = (7, 71, vec![61, 51, 40, 30, 20, 10]),
+            Some(Seen { position: 0, ..seen }),
             Some(Code::StaleIncarnation),
         ),
         ("ourselves", |own| own.node = NodeId(1), None, Some(Code::WrongNode)),

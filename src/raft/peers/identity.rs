@@ -12,6 +12,9 @@ use crate::proto::internal as wire;
 use crate::types::{ClusterId, NodeId};
 
 const MAGIC: [u8; 4] = *b"QRID";
+/// Earlier starts that a node can prove to have been its own. One that was seen longer ago is judged
+/// by its log alone.
+pub(super) const EARLIER_STARTS_MAX: usize = 128;
 /// Name of the file within the data directory.
 const FILE: &str = "identity";
 
@@ -49,6 +52,9 @@ pub struct Identity {
     pub boot: u64,
     /// Random, once per start.
     pub nonce: u64,
+    /// Nonces of the starts before this one, the latest first. They tell this directory from another
+    /// one that was started as often.
+    pub(super) earlier: Vec<u64>,
     disk: Arc<dyn Disk>,
     path: PathBuf,
 }
@@ -75,6 +81,11 @@ impl Identity {
         if known && founding_hash != 0 && stored.founding_hash != founding_hash {
             return Err(IdentityError::OtherCluster("it was started with another --cluster".into()));
         }
+        let mut earlier = stored.earlier_nonces;
+        if known {
+            earlier.insert(0, stored.nonce);
+            earlier.truncate(EARLIER_STARTS_MAX);
+        }
         let identity = Self {
             name: name.to_owned(),
             node,
@@ -82,6 +93,7 @@ impl Identity {
             founding_hash: if known { stored.founding_hash } else { founding_hash },
             boot: stored.boot.saturating_add(1),
             nonce: chance::bits(),
+            earlier,
             disk,
             path,
         };
@@ -110,6 +122,7 @@ impl Identity {
             founding_hash: self.founding_hash,
             boot: self.boot,
             nonce: self.nonce,
+            earlier_nonces: self.earlier.clone(),
         };
         file::write(&*self.disk, &self.path, MAGIC, &stored)
     }
@@ -143,10 +156,16 @@ mod tests {
         let mut second = open(dir.path(), "n1", 1, 5).unwrap();
         assert_eq!((first.boot, second.boot), (1, 2));
         assert_ne!(first.nonce, second.nonce);
+        assert_eq!((first.earlier.clone(), second.earlier.clone()), (Vec::new(), vec![first.nonce]));
         second.set_cluster_id(ClusterId([7; 16])).unwrap();
         assert!(second.set_cluster_id(ClusterId([8; 16])).is_err());
         let third = open(dir.path(), "n1", 1, 0).unwrap();
         assert_eq!((third.boot, third.cluster_id, third.founding_hash), (3, Some(ClusterId([7; 16])), 5));
+        assert_eq!(third.earlier, [second.nonce, first.nonce]);
+        for _ in 0..EARLIER_STARTS_MAX {
+            open(dir.path(), "n1", 1, 5).unwrap();
+        }
+        assert_eq!(open(dir.path(), "n1", 1, 5).unwrap().earlier.len(), EARLIER_STARTS_MAX);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! it acknowledged, and Raft would lose writes. So each start raises a counter in the identity file,
 //! each node durably remembers the newest start (and log position) it has seen of every peer, and
 //! whoever comes back older is refused, by both ends of a connection, before it may say anything
-//! else. Knows no group's content.
+//! else. A start also names the nonces of those before it, so that a disk which is merely started often
+//! enough does not pass for the one that was seen. Knows no group's content.
 
 mod admission;
 mod book;
@@ -92,6 +93,7 @@ impl Peers {
             cluster_id: identity.cluster_id,
             founding_hash: identity.founding_hash,
             position,
+            earlier: identity.earlier.clone(),
         }
     }
 
