@@ -313,15 +313,15 @@ pub(super) fn fail(failure: &watch::Sender<Option<String>>, reason: String) {
     });
 }
 
-/// Hands a leadership to whoever takes it first; one that does not answer costs a part of the time.
+/// Hands a leadership to whoever takes it first, the most caught up before the others; one that does
+/// not answer costs a part of the time.
 async fn hand_over(id: GroupId, group: &Group, deadline: Instant) {
     while time::now() < deadline {
-        let status = group.status();
-        let others: Vec<_> = status.voters.keys().copied().filter(|replica| *replica != group.replica()).collect();
-        if status.role != Role::Leader || others.is_empty() {
+        let heirs = group.heirs();
+        if group.status().role != Role::Leader || heirs.is_empty() {
             return;
         }
-        for replica in others {
+        for replica in heirs {
             let attempt = deadline.min(time::now() + HANDOVER_ATTEMPT);
             match group.transfer_leader(replica, attempt).await {
                 Ok(()) => {

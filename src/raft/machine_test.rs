@@ -203,7 +203,7 @@ async fn a_snapshot_that_is_not_what_it_says_is_refused() {
 
 #[tokio::test]
 async fn a_damaged_position_is_corruption_and_no_fresh_start() {
-    let mut bed = bed();
+    let bed = bed();
     let store = bed.catalog.get(GROUP, REPLICA).unwrap();
     let write = (store, Bytes::from_static(APPLIED_KEY), Some(Bytes::from_static(b"short")));
     bed.catalog.engine().commit(Batch { writes: vec![write] }).unwrap();
