@@ -1,9 +1,11 @@
 //! Real `kvd` and `kvctl` processes on loopback: killed, starved and damaged.
 
 #![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "real processes are met with real sockets, files and clocks"
+    reason = "tests panic, and real processes are met with real sockets, files and clocks"
 )]
 
 mod bad_input;
