@@ -1,11 +1,11 @@
 //! Real `kvd` and `kvctl` processes on loopback: killed, starved and damaged.
 
 #![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    reason = "tests panic, and real processes are met with real sockets, files and clocks"
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "real processes are met with real sockets, files and clocks"
 )]
 
 mod bad_input;
