@@ -74,7 +74,7 @@ impl Executor {
         Ok(ShardResponse {
             kind: Some(kind),
             node_id: self.node.0,
-            raft_term: group.status().term,
+            raft_term: group.term(),
             shard_epoch: shard.epoch.0,
         })
     }

@@ -137,7 +137,7 @@ impl Router {
 
     fn locate(&self, id: GroupId) -> Place {
         if let Some(group) = self.groups.lock().get(&id).cloned() {
-            return match group.status().leader {
+            return match group.leader() {
                 Some((_, node)) if node == self.node => Place::Here(group),
                 Some((_, node)) => Place::There(node),
                 None => Place::Nowhere,

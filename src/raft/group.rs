@@ -13,6 +13,7 @@ use super::apply::LogPosition;
 use super::codec;
 use super::machine::{Machine, Replica};
 use super::read_index::ReadIndex;
+use super::status;
 pub use super::status::{GroupStatus, Role};
 use super::types::{Command, Place, TypeConfig};
 use crate::env::time;
@@ -204,7 +205,19 @@ impl Group {
         self.core.status()
     }
 
-    /// The group, whenever something of it changes.
+    /// Who leads, as far as known here. Cheap enough to ask for every request.
+    pub fn leader(&self) -> Leader {
+        let metrics = self.core.raft.metrics();
+        status::leader(&metrics.borrow_watched())
+    }
+
+    /// The current term, as cheap.
+    pub fn term(&self) -> u64 {
+        self.core.raft.metrics().borrow_watched().current_term
+    }
+
+    /// The group, whenever its term, role, leader or members change. The indexes are of that moment
+    /// and get old; [`Group::status`] has the present ones.
     pub fn watch(&self) -> watch::Receiver<GroupStatus> {
         self.core.status.subscribe()
     }

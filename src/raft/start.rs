@@ -13,7 +13,7 @@ use super::group::{Core, GroupSpec, Raft};
 use super::log_store::LogStore;
 use super::machine::{Machine, Replica, read_applied};
 use super::read_index::ReadIndex;
-use super::status::GroupStatus;
+use super::status::{GroupStatus, Standing};
 use super::transport::{Links, NetworkFactory};
 use crate::env::work::{Worker, WorkerGone};
 use crate::storage::engine::catalog::Catalog;
@@ -200,31 +200,27 @@ fn tell_leader(core: &Core, before: &GroupStatus, now: &GroupStatus) {
     }
 }
 
-/// Publishes what changes, and a failure that nobody asked for.
+/// Publishes a new leader, term, role or members, and a failure that nobody asked for.
 async fn observe(core: Arc<Core>, failed: watch::Sender<Option<String>>) {
     let mut metrics = core.raft.metrics();
-    let mut durable = core.durable_applied.subscribe();
+    let mut known = None;
     loop {
         let state = {
             let seen = metrics.borrow_and_update();
-            let applied = core.state.applied().map(|at| at.index);
-            let status = GroupStatus::of(&seen, *durable.borrow_and_update());
-            let status = GroupStatus { applied: applied.or(status.applied), ..status };
-            core.status.send_if_modified(|known| {
-                tell_leader(&core, known, &status);
-                std::mem::replace(known, status.clone()) != status
-            });
+            let standing = Some(Standing::of(&seen));
+            // Watchers would otherwise wake with every entry.
+            if std::mem::replace(&mut known, standing) != standing {
+                let status = GroupStatus::of(&seen, *core.durable_applied.borrow());
+                let applied = core.state.applied().map(|at| at.index).or(status.applied);
+                let before = core.status.send_replace(GroupStatus { applied, ..status.clone() });
+                tell_leader(&core, &before, &status);
+            }
             seen.running_state.clone()
         };
         if let Err(fatal) = state {
             return core.ended(&fatal, &failed);
         }
-        let changed = tokio::select! {
-            biased;
-            changed = metrics.changed() => changed.is_ok(),
-            changed = durable.changed() => changed.is_ok(),
-        };
-        if !changed {
+        if metrics.changed().await.is_err() {
             // The core is gone without a word; it says why when it is asked.
             let why = core.raft.is_initialized().await.err().unwrap_or(Fatal::Stopped);
             return core.ended(&why, &failed);

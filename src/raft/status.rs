@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openraft::{RaftMetrics, ServerState};
 
-use super::types::TypeConfig;
+use super::types::{LogId, TypeConfig};
 use crate::types::{NodeId, ReplicaId};
 
 /// What the local replica is.
@@ -48,22 +48,49 @@ pub struct GroupStatus {
     pub learners: BTreeMap<ReplicaId, NodeId>,
 }
 
+/// What of a group its watchers wait for, cheap to read and to compare: metrics change with every
+/// entry, this seldom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Standing {
+    role: Role,
+    term: u64,
+    leader: Option<(ReplicaId, NodeId)>,
+    /// Where the members stand in the log.
+    members: Option<LogId>,
+}
+
+impl Standing {
+    pub(super) fn of(metrics: &RaftMetrics<TypeConfig>) -> Self {
+        let members = *metrics.membership_config.log_id();
+        Self { role: role(metrics), term: metrics.current_term, leader: leader(metrics), members }
+    }
+}
+
+fn role(metrics: &RaftMetrics<TypeConfig>) -> Role {
+    match metrics.state {
+        _ if metrics.running_state.is_err() => Role::Stopped,
+        ServerState::Leader => Role::Leader,
+        ServerState::Follower => Role::Follower,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Learner => Role::Learner,
+        ServerState::Shutdown => Role::Stopped,
+    }
+}
+
+/// The leader as far as known, and where it lives.
+pub(super) fn leader(metrics: &RaftMetrics<TypeConfig>) -> Option<(ReplicaId, NodeId)> {
+    let id = metrics.current_leader?;
+    metrics.membership_config.get_node(&id).map(|place| (ReplicaId(id), place.node))
+}
+
 impl GroupStatus {
     pub(super) fn of(metrics: &RaftMetrics<TypeConfig>, durable_applied: Option<u64>) -> Self {
         let membership = metrics.membership_config.membership();
         let place = |replica: u64| membership.get_node(&replica).map(|place| (ReplicaId(replica), place.node));
-        let role = match metrics.state {
-            _ if metrics.running_state.is_err() => Role::Stopped,
-            ServerState::Leader => Role::Leader,
-            ServerState::Follower => Role::Follower,
-            ServerState::Candidate => Role::Candidate,
-            ServerState::Learner => Role::Learner,
-            ServerState::Shutdown => Role::Stopped,
-        };
         Self {
-            role,
+            role: role(metrics),
             term: metrics.current_term,
-            leader: metrics.current_leader.and_then(place),
+            leader: leader(metrics),
             last: metrics.last_log_index,
             committed: metrics.local_committed.map(|id| id.index),
             applied: metrics.last_applied.map(|id| id.index),
@@ -72,5 +99,23 @@ impl GroupStatus {
             voters: membership.voter_ids().filter_map(place).collect(),
             learners: membership.learner_ids().filter_map(place).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::codec::log_id;
+
+    #[test]
+    fn entries_wake_no_watcher_but_elections_do() {
+        let quiet = RaftMetrics::<TypeConfig>::new_initial(1);
+        let written = RaftMetrics { last_log_index: Some(9), last_applied: Some(log_id(1, 9)), ..quiet.clone() };
+        assert_eq!(Standing::of(&quiet), Standing::of(&written));
+        assert_ne!(GroupStatus::of(&quiet, None), GroupStatus::of(&written, None));
+        let elected = RaftMetrics { state: ServerState::Leader, ..quiet.clone() };
+        assert_ne!(Standing::of(&quiet), Standing::of(&elected));
+        let next_term = RaftMetrics { current_term: 7, ..quiet.clone() };
+        assert_ne!(Standing::of(&quiet), Standing::of(&next_term));
     }
 }

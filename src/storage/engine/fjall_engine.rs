@@ -272,7 +272,10 @@ impl Engine for FjallEngine {
             return self.database.persist(PersistMode::Buffer).map_err(|error| self.fail(error));
         }
         let journal = self.files.journals()?.last().map_or(0, |(number, _)| *number);
-        self.database.persist(PersistMode::SyncAll).map_err(|error| self.fail(error))?;
+        // fjall would hold up every commit while it syncs. It need only hand over what it buffers:
+        // whatever journal was being written then is this one or a newer one. Older ones it has synced.
+        self.database.persist(PersistMode::Buffer).map_err(|error| self.fail(error))?;
+        self.files.sync_journals(journal).map_err(|error| self.fail(error.into()))?;
         flushed.file.set(FlushMark { journal, seqno }).map_err(|error| self.fail(error.into()))?;
         flushed.commits = commits;
         Ok(())

@@ -303,8 +303,8 @@ impl GroupLog {
         check_mark("committed mark", &committed)?;
         let mut state = self.log.shared.state.lock();
         state.live(self.id)?.committed = Some(committed);
-        if state.committed_dirty.is_empty() {
-            // The seal is due again.
+        if state.writer_sleeps {
+            // The seal is due again. A writer that is awake comes to it by itself.
             self.log.shared.work.notify_one();
         }
         state.committed_dirty.insert(self.id);

@@ -151,6 +151,7 @@ fn state(found: Found) -> (u64, State) {
         failed: None,
         closing: None,
         abandoned: false,
+        writer_sleeps: false,
         stats: LogStats::default(),
     };
     let unwritten = |group: &super::group::Group| {

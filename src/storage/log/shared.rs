@@ -133,6 +133,8 @@ pub(super) struct State {
     /// The log is being closed; whom to tell.
     pub(super) closing: Option<Vec<oneshot::Sender<Result<(), LogError>>>>,
     pub(super) abandoned: bool,
+    /// The writer waits for work and for nothing else: all that is written is sealed.
+    pub(super) writer_sleeps: bool,
     pub(super) stats: LogStats,
 }
 

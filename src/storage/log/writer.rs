@@ -114,7 +114,12 @@ impl Writer {
     /// Waits for work; true when the log has been idle for long enough to be sealed.
     async fn wait(&self) -> bool {
         let work = self.shared.work.notified();
-        if self.sealed && self.shared.state.lock().committed_dirty.is_empty() {
+        let sleeps = {
+            let mut state = self.shared.state.lock();
+            state.writer_sleeps = self.sealed && state.committed_dirty.is_empty();
+            state.writer_sleeps
+        };
+        if sleeps {
             work.await;
             return false;
         }

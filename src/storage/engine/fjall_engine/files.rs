@@ -133,6 +133,20 @@ impl<'d> Files<'d> {
         Ok(journals)
     }
 
+    /// Syncs journal `first` and those after it, past fjall, which must have handed over its buffer.
+    pub(super) fn sync_journals(&self, first: u64) -> io::Result<()> {
+        let listed = self.journals().map_err(io::Error::other)?;
+        for (_, path) in listed.into_iter().filter(|(number, _)| *number >= first) {
+            match self.disk.open(&path) {
+                Ok(file) => file.sync()?,
+                // What it held is in tables by now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the flush mark, which a first opening makes. Returns the mark; sequence number 0 when
     /// nothing was ever flushed.
     pub(super) fn flush_mark(&self, first_opening: bool) -> Result<(MarkFile, FlushMark), EngineError> {
