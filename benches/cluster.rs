@@ -147,24 +147,34 @@ struct Figures {
 }
 
 fn main() {
-    let mut options = Options::parse();
-    if !options.bench {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = if arguments.iter().any(|argument| argument == "--bench") {
+        Options::parse()
+    } else if is_asked_for(&arguments) {
         // As a test: everything once, with few clients.
-        (options.keys, options.seconds, options.clients) = (64, 0, vec![4]);
-    }
+        Options { keys: 64, seconds: 0, clients: vec![4], ..Options::parse_from(["cluster"]) }
+    } else {
+        return;
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(run(&options));
+}
+
+/// Whether `cargo test` means this one: its arguments are those of the test harness.
+fn is_asked_for(arguments: &[String]) -> bool {
+    let mut filters = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+    let named = filters.peek().is_none() || filters.any(|filter| "cluster".contains(filter.as_str()));
+    named && !arguments.iter().any(|argument| argument == "--list")
 }
 
 async fn run(options: &Options) {
     let root = tempfile::tempdir_in(&options.dir).expect("a directory to write in");
     let mut stores = vec![Store::Quorate(quorate_store::start(&options.kvd, root.path()).await)];
-    match options.no_etcd || !options.bench {
-        true => {}
-        false => match etcd::start(root.path()).await {
+    if options.bench && !options.no_etcd {
+        match etcd::start(root.path()).await {
             Some(processes) => stores.push(Store::Etcd(processes)),
             None => println!("etcd is not installed: there is nothing to compare with"),
-        },
+        }
     }
     for store in &stores {
         println!("{}: processes {:?}", store.name(), store.processes().ids());
