@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use crate::env::Env;
@@ -11,7 +12,7 @@ use crate::env::disk::DirLock;
 use crate::env::time::{self, Instant};
 use crate::meta::MetaMachine;
 use crate::raft::{
-    Group, GroupSpec, Host, HostConfig, HostError, Identity, IdentityError, PeerBook, PeerBookError, Role, TickConfig,
+    Group, GroupSpec, Host, HostConfig, HostError, Identity, IdentityError, PeerBook, PeerBookError, TickConfig,
 };
 use crate::shard::check::WriteLimits;
 use crate::storage::engine::{Catalog, Engine, EngineError};
@@ -33,6 +34,8 @@ const LOG: &str = "log";
 const ENGINE: &str = "engine";
 /// How long a graceful stop waits for leaderships to move.
 const HANDOVER: Duration = Duration::from_secs(5);
+/// The same, for one voter that is asked to take over.
+const HANDOVER_TO_ONE: Duration = Duration::from_secs(1);
 
 /// Why a node does not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -268,9 +271,8 @@ impl Node {
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         let deadline = time::now() + HANDOVER;
-        for (id, group) in inner.router.groups() {
-            hand_over(id, &group, deadline).await;
-        }
+        let groups = inner.router.groups().into_iter();
+        join_all(groups.map(|(id, group)| hand_over(id, group, deadline))).await;
         inner.tasks.stop().await;
         inner.host.shutdown().await;
         if let Err(error) = inner.log.close().await {
@@ -290,14 +292,12 @@ fn fail(failure: &watch::Sender<Option<String>>, reason: String) {
     });
 }
 
-async fn hand_over(id: GroupId, group: &Group, deadline: Instant) {
-    let status = group.status();
-    if status.role != Role::Leader {
-        return;
-    }
-    let others: Vec<_> = status.voters.keys().copied().filter(|replica| *replica != group.replica()).collect();
-    for replica in others {
-        match group.transfer_leader(replica, deadline).await {
+/// Offers the leadership to one voter after the other. One that has ended as well costs little time:
+/// a transfer takes no longer than a vote.
+async fn hand_over(id: GroupId, group: Group, deadline: Instant) {
+    for replica in group.heirs() {
+        let patience = deadline.min(time::now() + HANDOVER_TO_ONE);
+        match group.transfer_leader(replica, patience).await {
             Ok(()) => {
                 tracing::info!(group = id.0, to = replica.0, "leadership handed over");
                 return;

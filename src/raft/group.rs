@@ -244,6 +244,19 @@ impl Group {
         changed(time::timeout_at(deadline, self.core.raft.change_membership(voters, false)).await)
     }
 
+    /// The other voters, those that answered last first. Empty when this replica does not lead.
+    pub fn heirs(&self) -> Vec<ReplicaId> {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let answered = metrics.heartbeat.iter().flatten();
+        let voters = membership.voter_ids().collect::<BTreeSet<_>>();
+        let others = answered.filter(|(id, _)| **id != self.core.replica.0 && voters.contains(id));
+        let mut heirs: Vec<_> = others.map(|(id, at)| (at.map(|at| at.into_inner()), ReplicaId(*id))).collect();
+        heirs.sort_by(|left, right| right.cmp(left));
+        heirs.into_iter().map(|(_, replica)| replica).collect()
+    }
+
     /// Hands leadership over and waits until this replica has seen it.
     ///
     /// # Errors
