@@ -17,7 +17,7 @@ use super::routes::{KeyRange, Located};
 use super::rpc::Rpc;
 use crate::env::chance;
 use crate::env::time::{self, Instant};
-use crate::proto::v1::{ErrorCode, Target};
+use crate::proto::v1::{self, ErrorCode, Target};
 use crate::types::GroupId;
 use crate::types::limits::REQUEST_BYTES_MAX;
 
@@ -197,7 +197,7 @@ impl Core {
             Route::Pinned { keyspace, shard, ranges } => {
                 let located = routes.single(keyspace, ranges)?;
                 if located.shard != shard {
-                    let message = format!("the key moved from shard {shard} to {}", located.shard);
+                    let message = format!("the key moved from shard {} to {}", shard.0, located.shard.0);
                     return Err(Error::not_applied(ErrorCode::WrongShard, message));
                 }
                 Ok(aim(keyspace, Some(located)))
@@ -245,7 +245,11 @@ impl Core {
             }
             (Outcome::NotApplied, _) => {
                 let elsewhere = matches!(error.code, ErrorCode::WrongShard | ErrorCode::NoLeader);
-                if !error.is_retryable() && !elsewhere {
+                // What a server cannot tell does not matter where a second copy changes nothing.
+                let lost = plan.safety == Safety::Read
+                    && error.detail.outcome() == v1::Outcome::Unknown
+                    && error.is_unavailable();
+                if !error.is_retryable() && !elsewhere && !lost {
                     return Step::Fail(error);
                 }
             }

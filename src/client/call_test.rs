@@ -94,6 +94,27 @@ async fn reads_are_asked_again_wherever_they_got_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_without_patience_leaves_the_connection_to_the_others() {
+    let fake = Fake::start(1);
+    let client = fake.client(TIMEOUT).await;
+    client.get("k").await.unwrap();
+    let hasty = client.with_timeout(Duration::from_millis(100));
+    fake.fault("put", Fault::Hang);
+    let patient = client.put("k", "patient");
+    let others = async {
+        fake.fault("delete", Fault::Hang);
+        time::sleep(Duration::from_millis(10)).await;
+        hasty.delete("k").await.unwrap_err()
+    };
+    let (patient, hasty) = tokio::join!(patient, others);
+    assert_eq!((hasty.code, hasty.outcome), (ErrorCode::Timeout, Outcome::Unknown), "{hasty}");
+    let patient = patient.unwrap_err();
+    assert_eq!(patient.code, ErrorCode::Timeout, "{patient}");
+    client.get("k").await.unwrap();
+    assert_eq!(fake.net.connects("n1:1"), 1, "no connection was given up");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_that_closed_does_not_make_a_write_unknown() {
     let fake = Fake::start(1);
     let client = fake.client(TIMEOUT).await;

@@ -81,8 +81,8 @@ impl Core {
                 self.budget.lock().earn();
                 return Ok(answer);
             }
-            Ok(Err(status)) => status,
-            Err(_) => {
+            Ok(Err(status)) if sent(&status) != Sent::Late => status,
+            Ok(Err(_)) | Err(_) => {
                 if patience >= BREAKER_PATIENCE {
                     peer.failed();
                 }
@@ -100,7 +100,7 @@ impl Core {
                 let message = format!("the connection to {} was closed", peer.address());
                 Attempted { error: Error::retryable(ErrorCode::Unavailable, message), reached: false }
             }
-            Sent::Maybe => {
+            Sent::Maybe | Sent::Late => {
                 connection.discard();
                 peer.failed();
                 let message = format!("the connection to {} broke: {}", peer.address(), root_cause(&status));

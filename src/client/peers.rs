@@ -179,6 +179,8 @@ pub(crate) enum Sent {
     No,
     /// The connection broke, or the channel did not say.
     Maybe,
+    /// The caller's time was over, of which gRPC keeps a clock of its own. The connection is well.
+    Late,
 }
 
 /// Tells a server's answer from a failure of the connection.
@@ -191,6 +193,9 @@ pub(crate) fn sent(status: &Status) -> Sent {
         return if made_here { Sent::Maybe } else { Sent::Answered };
     }
     while let Some(error) = source {
+        if error.is::<tonic::TimeoutExpired>() {
+            return Sent::Late;
+        }
         let spent = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         if spent.is_some_and(|inner| inner.is::<ConnectionSpent>()) {
             return Sent::No;

@@ -172,7 +172,7 @@ impl Routes {
     pub(crate) fn shard(&self, shard: GroupId) -> Result<Located> {
         match self.map.shards.get(&shard) {
             Some(found) => Ok(Located { shard, epoch: found.epoch }),
-            None => Err(Error::not_applied(ErrorCode::WrongShard, format!("the map has no shard {shard}"))),
+            None => Err(Error::not_applied(ErrorCode::WrongShard, format!("the map has no shard {}", shard.0))),
         }
     }
 

@@ -169,7 +169,7 @@ impl Session {
         });
         waited.await.unwrap_or_else(|_| {
             let message =
-                format!("the session on shard {shard} could not be opened or its window was full for too long");
+                format!("the session on shard {} could not be opened or its window was full for too long", shard.0);
             Err(Error::retryable(ErrorCode::Timeout, message))
         })
     }
@@ -184,7 +184,10 @@ impl Session {
         // A session opened twice costs the server an entry that expires, and nothing else.
         let route = Route::Shard { keyspace: &self.client.keyspace, shard };
         let plan = Plan { route, safety: Safety::Read, deadline, once: false };
-        let answer = self.client.core.call(&request, &plan).await?;
+        let answer = self.client.core.call(&request, &plan).await.map_err(|error| Error {
+            message: format!("the session on shard {} could not be opened: {error}", shard.0),
+            ..error
+        })?;
         let open = Arc::new(Open {
             window: Mutex::new(Window::new(answer.session_id)),
             session_id: answer.session_id,

@@ -34,6 +34,21 @@ async fn a_lost_answer_is_asked_for_again_and_applied_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_is_opened_again_when_the_first_answer_is_lost() {
+    let fake = Fake::start(1);
+    let lost = Fault::Refuse(detail(ErrorCode::Unavailable, v1::Outcome::Unknown, false));
+    fake.fault("open_session", lost);
+    fake.client(TIMEOUT).await.session().put("k", "1").await.unwrap();
+    assert_eq!((fake.version("k"), fake.asked("open_session").len()), (1, 2));
+
+    // And when it cannot be opened, the write is not blamed.
+    fake.fault("open_session", Fault::Refuse(detail(ErrorCode::InvalidArgument, v1::Outcome::NotApplied, false)));
+    let error = fake.client(TIMEOUT).await.session().put("k", "2").await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::NotApplied);
+    assert!(error.message.starts_with("the session on shard 2 could not be opened: "), "{}", error.message);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failover_in_the_middle_of_pipelined_writes_applies_each_once() {
     let fake = Fake::start(3);
     let session = fake.client(TIMEOUT).await.session();
