@@ -200,7 +200,11 @@ impl Router {
                 self.hints.lock().insert(id, node);
                 let answer = GroupResponse::decode(answer).map_err(|error| malformed(&error))?;
                 let answer = answer.kind.ok_or_else(unexpected)?;
-                return if let group_response::Kind::Refusal(refusal) = answer { Err(refusal.into()) } else { Ok(answer) };
+                return if let group_response::Kind::Refusal(refusal) = answer {
+                    Err(refusal.into())
+                } else {
+                    Ok(answer)
+                };
             }
             Err(error) => error,
         };

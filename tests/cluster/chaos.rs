@@ -60,7 +60,7 @@ async fn kills_of_single_nodes_lose_and_repeat_nothing() {
         }
         tokio::time::sleep(ROUND.saturating_sub(kill.elapsed())).await;
         println!(
-            "kill {round}: n{}{}, restarted {}, writes again after {resumed:.0?}; {} acknowledged in the round",
+            "kill {round}: n{}{}, restarted {}, writes again after {resumed:.2?}; {} acknowledged in the round",
             victim + 1,
             if victim == leader { ", the leader" } else { "" },
             if at_once { "at once" } else { "later" },
@@ -74,8 +74,8 @@ async fn kills_of_single_nodes_lose_and_repeat_nothing() {
     failovers.sort();
     let (median, worst) = (failovers[failovers.len() / 2], failovers[failovers.len() - 1]);
     println!("{KILLS} kills, {} of them of the leader; {totals:?}", failovers.len());
-    println!("writes again after a leader's death: median {median:.0?}, worst {worst:.0?}");
-    println!("after another's: worst {:.0?}", others.iter().max());
+    println!("writes again after a leader's death: median {median:.2?}, worst {worst:.2?}");
+    println!("after another's: worst {:.2?}", others.iter().max());
     assert!(median <= FAILOVER_MEDIAN_MAX, "elections take {median:?}");
     assert!(totals.acknowledged > totals.unknown + totals.not_applied, "most writes should succeed: {totals:?}");
     assert!(totals.unknown > 0, "the test should meet writes of unknown outcome: {totals:?}");
@@ -94,7 +94,7 @@ async fn a_kill_of_all_nodes_at_once_loses_and_repeats_nothing() {
         let start = Instant::now();
         cluster.start_all();
         let resumed = writers.resumed(dead, start).await;
-        println!("all killed, {round}: {dead} writes acknowledged before, writes again after {resumed:.0?}");
+        println!("all killed, {round}: {dead} writes acknowledged before, writes again after {resumed:.2?}");
     }
     let totals = writers.check(&mut cluster).await;
     println!("{BLACKOUTS} kills of all nodes; {totals:?}");

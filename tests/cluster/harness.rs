@@ -154,7 +154,9 @@ impl Cluster {
     pub(crate) fn kill_all(&mut self) {
         let mut children: Vec<_> = self.nodes.iter_mut().filter_map(|node| node.child.take()).collect();
         children.iter_mut().for_each(|child| child.kill().unwrap());
-        children.iter_mut().for_each(|child| drop(child.wait().unwrap()));
+        for child in &mut children {
+            child.wait().unwrap();
+        }
     }
 
     pub(crate) fn endpoints(&self) -> Vec<String> {
