@@ -35,7 +35,7 @@ async fn a_lost_answer_is_asked_for_again_and_applied_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_is_opened_again_when_the_first_answer_is_lost() {
-    let fake = Fake::start(3);
+    let fake = Fake::start(1);
     let lost = Fault::Refuse(detail(ErrorCode::Unavailable, v1::Outcome::Unknown, false));
     fake.fault("open_session", lost);
     fake.client(TIMEOUT).await.session().put("k", "1").await.unwrap();

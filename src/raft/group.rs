@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -113,6 +114,9 @@ pub enum ChangeError {
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
 }
+
+/// A voter that was silent for longer than this and four heartbeats is asked for nothing.
+const HEIR_SILENCE_BASE: Duration = Duration::from_millis(500);
 
 pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
 
@@ -263,15 +267,19 @@ impl Group {
         changed(time::timeout_at(deadline, self.core.raft.change_membership(voters, false)).await)
     }
 
-    /// The other voters, those that answered last first. Empty when this replica does not lead.
+    /// The other voters that answer, those that answered last first. Empty when this replica does not
+    /// lead.
     pub fn heirs(&self) -> Vec<ReplicaId> {
+        let silence = HEIR_SILENCE_BASE + Duration::from_millis(self.core.raft.config().heartbeat_interval) * 4;
+        let now = time::now();
         let metrics = self.core.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let answered = metrics.heartbeat.iter().flatten();
         let voters = membership.voter_ids().collect::<BTreeSet<_>>();
         let others = answered.filter(|(id, _)| **id != self.core.replica.0 && voters.contains(id));
-        let mut heirs: Vec<_> = others.map(|(id, at)| (at.map(|at| at.into_inner()), ReplicaId(*id))).collect();
+        let heard = others.filter_map(|(id, at)| Some((at.as_ref()?.into_inner().instant(), ReplicaId(*id))));
+        let mut heirs: Vec<_> = heard.filter(|(at, _)| now.saturating_duration_since(*at) < silence).collect();
         heirs.sort_by(|left, right| right.cmp(left));
         heirs.into_iter().map(|(_, replica)| replica).collect()
     }

@@ -19,6 +19,13 @@ pub(super) struct Runtime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(time::Instant);
 
+impl Moment {
+    /// The same on the clock of the environment.
+    pub(super) fn instant(self) -> time::Instant {
+        self.0
+    }
+}
+
 impl Add<Duration> for Moment {
     type Output = Self;
     fn add(self, wait: Duration) -> Self {
