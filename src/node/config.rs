@@ -297,9 +297,10 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// A level alone speaks of Quorate's own lines: what it is built on logs each step of an election.
+/// A level alone speaks of Quorate's own lines. openraft logs each step of an election, and warns of
+/// a peer that is away with every heartbeat, of which Quorate speaks once.
 fn own_lines(level: &str) -> String {
-    format!("warn,quorate={level},kvd={level}")
+    format!("warn,openraft=error,quorate={level},kvd={level}")
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

@@ -157,9 +157,9 @@ fn flags_and_files_that_cannot_be_used() {
 
 #[test]
 fn a_log_level_speaks_of_our_own_lines() {
-    assert_eq!(resolved(&Sources::default()).log_filter, "warn,quorate=info,kvd=info");
+    assert_eq!(resolved(&Sources::default()).log_filter, "warn,openraft=error,quorate=info,kvd=info");
     let filter = |text| resolved(&flags(&[("log", text)])).log_filter;
-    assert_eq!(filter("debug"), "warn,quorate=debug,kvd=debug");
+    assert_eq!(filter("debug"), "warn,openraft=error,quorate=debug,kvd=debug");
     assert_eq!(filter("error"), "error", "nobody speaks below it");
     assert_eq!(filter("info,openraft=info"), "info,openraft=info");
 }
