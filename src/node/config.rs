@@ -303,8 +303,8 @@ fn log_format(text: &str) -> Result<LogFormat, String> {
     }
 }
 
-/// A level alone speaks of Quorate's own lines: openraft logs each step of an election, and warns of
-/// every heartbeat that a peer which is down does not answer.
+/// A level alone speaks of Quorate's own lines. openraft logs each step of an election, and warns of
+/// a peer that is away with every heartbeat, of which Quorate speaks once.
 fn own_lines(level: &str) -> String {
     format!("warn,openraft=error,quorate={level},kvd={level}")
 }

@@ -3,9 +3,10 @@
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
+    clippy::print_stdout,
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "real processes are met with real sockets, files and clocks"
+    reason = "real processes are met with real sockets, files and clocks, and tests say what they measured"
 )]
 
 mod bad_input;

@@ -121,6 +121,10 @@ impl Lane {
         done: watch::Sender<Option<Result<Connected, LinkError>>>,
     ) {
         let result = self.connect().await.map(|client| Connected { client, generation });
+        if let (0, Err(error)) = (failures, &result) {
+            // Once: it is tried again and again, and said when it is there.
+            tracing::warn!(node = %self.node, purpose = %self.purpose, %error, "a peer cannot be reached");
+        }
         {
             let (current, state) = &mut *self.state.lock();
             if *current == generation {
