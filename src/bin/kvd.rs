@@ -336,7 +336,8 @@ async fn dev_cluster(flags: DevFlags) -> anyhow::Result<()> {
         program_shown: typed("kvd", &program),
         kvctl_shown: typed("kvctl", &program),
         program,
-        dir: flags.dir,
+        // The command that starts a node again is printed, and may be run from anywhere.
+        dir: std::path::absolute(flags.dir).context("cannot tell the current directory")?,
         nodes: flags.nodes,
         port: flags.port,
         arguments,

@@ -335,7 +335,10 @@ impl History {
             return self.close(last.clone());
         }
         let mut error = last.clone();
-        error.message = format!("gave up after {} attempts; last: {}", self.attempts, last.message);
+        error.message = match self.attempts {
+            0 => format!("gave up: {}", last.message),
+            attempts => format!("gave up after {attempts} attempts; last: {}", last.message),
+        };
         self.close(error)
     }
 }

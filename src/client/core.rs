@@ -26,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) routes: Mutex<Routes>,
     pub(crate) budget: Mutex<RetryBudget>,
     refreshing: tokio::sync::Mutex<()>,
+    /// Why no node gave a map when they were asked last.
+    unreachable: Mutex<Option<Error>>,
     // Ends the background task with the last handle.
     _stop: DropGuard,
 }
@@ -40,6 +42,7 @@ impl Core {
             routes: Mutex::default(),
             budget: Mutex::new(RetryBudget::new(time::now())),
             refreshing: tokio::sync::Mutex::default(),
+            unreachable: Mutex::default(),
             _stop: stop.clone().drop_guard(),
             config,
         });
@@ -140,8 +143,10 @@ impl Core {
             return Ok(());
         }
         let others = self.routes.lock().candidates(None, &self.config.endpoints);
-        let mut last =
-            Error::retryable(ErrorCode::Unavailable, "every endpoint failed recently; waiting before the next try");
+        // While all endpoints are given a rest, what they failed with last is still the reason.
+        let mut last = self.unreachable.lock().clone().unwrap_or_else(|| {
+            Error::retryable(ErrorCode::Unavailable, "every endpoint failed recently; waiting before the next try")
+        });
         for address in prefer.into_iter().chain(others.iter().map(String::as_str)) {
             let peer = self.peers.get(address);
             if peer.admit().is_err() {
@@ -153,10 +158,14 @@ impl Core {
                 Err(attempted) => Err(attempted.error),
             };
             match installed {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    *self.unreachable.lock() = None;
+                    return Ok(());
+                }
                 Err(error) => last = error,
             }
         }
+        *self.unreachable.lock() = Some(last.clone());
         Err(last)
     }
 }

@@ -102,7 +102,7 @@ impl Router {
         let map = self.map();
         if id != GroupId::META && !map.shards.contains_key(&id) {
             let message = format!("shard {} does not exist; see `kvctl shard list`", id.0);
-            return Err(Failure::refused(ErrorCode::WrongShard, message));
+            return Err(Failure::refused(ErrorCode::InvalidArgument, message));
         }
         if !map.nodes.contains_key(&to) {
             let message = format!("node {} is not a member; see `kvctl member list`", to.0);
