@@ -161,3 +161,41 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.log.purge(EntryId { term: upto.leader_id.term, index: upto.index }).await.map_err(failed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use openraft::EntryPayload;
+    use openraft::entry::RaftEntry;
+    use openraft::storage::RaftLogStorageExt;
+
+    use super::*;
+    use crate::raft::test_bed::Disk;
+    use crate::raft::types::Command;
+    use crate::types::GroupId;
+
+    #[tokio::test]
+    async fn trap_6_a_read_for_a_follower_is_bounded_in_bytes() {
+        let disk = Disk::new();
+        let log = disk.log().await;
+        let mut store = LogStore::new(log.group(GroupId(7)));
+        let sized = |index, bytes: usize| {
+            let command = Command(Bytes::from(vec![0; bytes]));
+            Entry::new(codec::log_id(1, index), EntryPayload::Normal(command))
+        };
+        let (third, double) = (APPEND_BYTES_MAX / 3, 2 * APPEND_BYTES_MAX);
+        let entries = [third, third, third, third, double, 10];
+        let entries: Vec<_> = (0..).zip(entries).map(|(index, bytes)| sized(index, bytes)).collect();
+        store.blocking_append(entries).await.unwrap();
+        let mut last_of = async |start| {
+            let read = store.limited_get_log_entries(start, 6).await.unwrap();
+            assert_eq!(read.first().unwrap().log_id.index, start);
+            read.last().unwrap().log_id.index
+        };
+        let first = last_of(0).await;
+        assert!((1..3).contains(&first), "two or three thirds fit, not four: {first}");
+        assert_eq!(last_of(4).await, 4, "one that is too large goes alone");
+        assert_eq!(last_of(5).await, 5);
+        assert_eq!(store.try_get_log_entries(0..6).await.unwrap().len(), 6, "a read that may not stop early does not");
+    }
+}
