@@ -1,73 +1,137 @@
-//! What happened in a run, with simulated time: the text that two runs of a seed must share.
+//! What happened in a run, in simulated time: lines for people, a hash for comparing two runs, and
+//! the events that the invariants are checked on.
+//!
+//! A line is the time, the host, the level, the place, and what happened. openraft writes clock
+//! readings into its lines, so they are left out.
 
-use std::fmt;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::fmt::{self, Write as _};
+use std::hash::Hasher;
+use std::io::Write as _;
+use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
+use parking_lot::Mutex;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+use xxhash_rust::xxh3::Xxh3;
 
-/// openraft writes clock readings into its lines, so it is left out.
-const FILTER: &str = "info,quorate=debug,openraft=off";
+use crate::invariant::Observed;
 
-/// Collects a run's lines.
-#[derive(Clone, Default)]
+/// Where the product says what its replicas do, for invariants.
+pub(crate) const OBSERVE: &str = "quorate::raft::observe";
+
+/// What becomes of the lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lines {
+    /// Not even made.
+    Off,
+    /// Into the hash.
+    Hashed,
+    /// Into the hash, and printed.
+    Printed,
+}
+
+/// The subscriber of a run.
+#[derive(Clone)]
 pub(crate) struct Trace {
-    text: Arc<Mutex<Vec<u8>>>,
-    aloud: bool,
+    lines: Lines,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    hash: Xxh3,
+    observed: Vec<Observed>,
+    file: Option<std::io::BufWriter<Box<dyn std::io::Write + Send>>>,
 }
 
 impl Trace {
-    /// A trace that is also printed if `QUORATE_SIM_TRACE` is set.
-    pub(crate) fn new() -> Self {
-        Self { text: Arc::default(), aloud: std::env::var_os("QUORATE_SIM_TRACE").is_some() }
+    /// Prints to `out` if lines are to be printed.
+    pub(crate) fn new(lines: Lines, out: Box<dyn std::io::Write + Send>) -> Self {
+        let file = (lines == Lines::Printed).then(|| std::io::BufWriter::new(out));
+        Self { lines, state: Arc::new(Mutex::new(State { file, ..State::default() })) }
     }
 
-    /// Runs `scenario` with every event of this thread going here.
-    pub(crate) fn collect<T>(&self, scenario: impl FnOnce() -> T) -> T {
-        let collector = tracing_subscriber::fmt()
-            .with_ansi(false)
-            .with_timer(SimTime)
-            .with_writer(self.clone())
-            .with_env_filter(EnvFilter::new(FILTER))
-            .finish();
-        tracing::subscriber::with_default(collector, scenario)
+    /// The hash of all lines so far.
+    pub(crate) fn hash(&self) -> Option<u64> {
+        (self.lines != Lines::Off).then(|| self.state.lock().hash.finish())
     }
 
-    /// All lines so far.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    /// What the replicas did since the last call.
+    pub(crate) fn take_observed(&self) -> Vec<Observed> {
+        std::mem::take(&mut self.state.lock().observed)
     }
-}
 
-struct SimTime;
-
-impl FormatTime for SimTime {
-    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        write!(w, "{:>12?}", turmoil::sim_elapsed().unwrap_or_default())
-    }
-}
-
-impl io::Write for Trace {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.aloud {
-            io::stderr().write_all(line)?;
+    pub(crate) fn flush(&self) {
+        if let Some(file) = &mut self.state.lock().file {
+            // A reader who has gone away misses lines, nothing else.
+            file.flush().ok();
         }
-        self.text.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn wants_line(&self, metadata: &Metadata<'_>) -> bool {
+        if self.lines == Lines::Off {
+            return false;
+        }
+        let target = metadata.target();
+        let level = *metadata.level();
+        (target.starts_with("quorate") && target != OBSERVE && level <= Level::DEBUG)
+            || (target.starts_with("sim") && level <= Level::DEBUG)
     }
 }
 
-impl<'a> MakeWriter<'a> for Trace {
-    type Writer = Self;
+impl Subscriber for Trace {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+    }
 
-    fn make_writer(&'a self) -> Self {
-        self.clone()
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && (metadata.target() == OBSERVE || self.wants_line(metadata))
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        if event.metadata().target() == OBSERVE {
+            let mut observed = Observed { at_ms: crate::now_ms(), ..Observed::default() };
+            event.record(&mut observed);
+            self.state.lock().observed.push(observed);
+            return;
+        }
+        let mut line = String::new();
+        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+        let metadata = event.metadata();
+        let written = write!(line, "{:>12.6} {:<5} {}", elapsed.as_secs_f64(), metadata.level(), metadata.target());
+        debug_assert!(written.is_ok());
+        event.record(&mut Fields(&mut line));
+        line.push('\n');
+        let mut state = self.state.lock();
+        state.hash.write(line.as_bytes());
+        if let Some(file) = &mut state.file {
+            file.write_all(line.as_bytes()).ok();
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Fields<'a>(&'a mut String);
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+        debug_assert!(written.is_ok());
     }
 }

@@ -3,12 +3,15 @@
 //! Under simulation a [`TimeHook`] may skew what this thread's current node believes.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-pub use tokio::time::error::Elapsed;
-pub use tokio::time::{Instant, Sleep, Timeout};
+use pin_project_lite::pin_project;
+pub use tokio::time::Instant;
 
 /// What a simulator may change about time. All calls come from the thread that set the hook.
 pub trait TimeHook {
@@ -18,6 +21,8 @@ pub trait TimeHook {
     fn real_duration(&self, wait: Duration) -> Duration;
     /// The node's wall clock.
     fn wall(&self) -> SystemTime;
+    /// How long the node's process still stands still: its timers fire when it goes on.
+    fn stands_still(&self) -> Option<Duration>;
 }
 
 thread_local! {
@@ -53,7 +58,7 @@ fn real_duration(wait: Duration) -> Duration {
 /// Waits for `wait` on the monotonic clock.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn sleep(wait: Duration) -> Sleep {
-    tokio::time::sleep(real_duration(wait))
+    Sleep { timer: tokio::time::sleep(real_duration(wait)) }
 }
 
 /// Waits until the monotonic clock shows `deadline`.
@@ -61,19 +66,70 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
     sleep(deadline.saturating_duration_since(now()))
 }
 
-/// Runs `future` for at most `limit`.
-///
-/// # Errors
-/// [`Elapsed`] when the time is over first; the future is dropped.
-#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+/// Runs `future` for at most `limit`; [`Elapsed`] when the time is over first.
 pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
-    tokio::time::timeout(real_duration(limit), future)
+    Timeout { future, sleep: sleep(limit) }
 }
 
-/// Runs `future` until `deadline` at most.
-///
-/// # Errors
-/// [`Elapsed`] when the deadline comes first; the future is dropped.
+/// Runs `future` until `deadline` at most; [`Elapsed`] when the deadline comes first.
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     timeout(deadline.saturating_duration_since(now()), future)
+}
+
+/// The time was over first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Elapsed;
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the time is over")
+    }
+}
+
+impl std::error::Error for Elapsed {}
+
+pin_project! {
+    /// Waits; see [`sleep`].
+    #[derive(Debug)]
+    pub struct Sleep {
+        #[pin]
+        timer: tokio::time::Sleep,
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.project().timer;
+        loop {
+            ready!(timer.as_mut().poll(context));
+            let Some(left) = hook().and_then(|hook| hook.stands_still()) else { return Poll::Ready(()) };
+            timer.as_mut().reset(Instant::now() + left);
+        }
+    }
+}
+
+pin_project! {
+    /// Runs a future for a limited time; see [`timeout`].
+    #[derive(Debug)]
+    pub struct Timeout<F> {
+        #[pin]
+        future: F,
+        #[pin]
+        sleep: Sleep,
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(output) = this.future.poll(context) {
+            return Poll::Ready(Ok(output));
+        }
+        this.sleep.poll(context).map(|()| Err(Elapsed))
+    }
 }

@@ -111,6 +111,9 @@ pub struct NodeConfig {
     pub election_max_ms: u64,
     /// Size of a segment of the Raft log.
     pub log_segment_bytes: u64,
+    /// Entries that stay in each Raft log behind what the engine has flushed: a follower that lags no
+    /// more than this needs no snapshot. Not a setting of `kvd`.
+    pub log_entries_kept: u64,
     /// Writes that grow are refused while less than this is free on the data disk.
     pub disk_reserve_bytes: u64,
     /// Memory for blocks the engine has read.
@@ -169,6 +172,7 @@ impl NodeConfig {
             election_min_ms: given.number("election_min_ms", tick.election_min_ms, 20, 600_000)?,
             election_max_ms: given.number("election_max_ms", tick.election_max_ms, 20, 600_000)?,
             log_segment_bytes: given.bytes("log_segment_bytes", 64 * MIB, 16 * MIB, SEGMENT_BYTES_MAX)?,
+            log_entries_kept: crate::raft::LOG_ENTRIES_KEPT,
             disk_reserve_bytes: given.bytes("disk_reserve_bytes", 64 * MIB, 16 * MIB, 1024 * 1024 * GIB)?,
             engine_cache_bytes: given.bytes("engine_cache_bytes", 256 * MIB, MIB, 1024 * GIB)?,
             engine_write_buffer_bytes: given.bytes("engine_write_buffer_bytes", 256 * MIB, MIB, 1024 * GIB)?,

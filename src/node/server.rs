@@ -1,5 +1,6 @@
 //! The running server: what is opened at start, in which order, and how it ends.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::raft::{
 use crate::shard::check::WriteLimits;
 use crate::storage::engine::{Catalog, Engine, EngineError};
 use crate::storage::log::{Log, LogConfig, LogError};
+use crate::types::map::ShardMap;
 use crate::types::{ClusterId, Epoch, GroupId, NodeId, ReplicaId};
 
 use super::NodeConfig;
@@ -173,7 +175,8 @@ impl Node {
             election_min_ms: config.election_min_ms,
             election_max_ms: config.election_max_ms,
         };
-        let host_config = HostConfig { tick, ..HostConfig::new(&config.peer_listen) };
+        let log_entries_kept = config.log_entries_kept;
+        let host_config = HostConfig { tick, log_entries_kept, ..HostConfig::new(&config.peer_listen) };
         let host = Host::start(env.clone(), host_config, identity, peers, log.clone(), engine.clone(), catalog).await?;
         founders.peers().for_each(|(id, address)| host.set_address(id, address));
         Self::run(config, env, founders, host, log, engine, lock).await
@@ -277,6 +280,16 @@ impl Node {
     /// This node's id.
     pub fn id(&self) -> NodeId {
         self.inner.id
+    }
+
+    /// The groups that run here, by id.
+    pub fn groups(&self) -> BTreeMap<GroupId, Group> {
+        self.inner.router.groups()
+    }
+
+    /// The shard map as this node knows it.
+    pub fn map(&self) -> Arc<ShardMap> {
+        self.inner.router.watch_map().borrow().clone()
     }
 
     /// Waits until the node cannot go on, and says why. The process should then end with an error.

@@ -23,7 +23,7 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// Entries that stay in the log behind the applied and flushed one: a follower that lags no more
 /// than this needs no snapshot.
-pub(super) const LOG_ENTRIES_KEPT: u64 = 8_192;
+pub const LOG_ENTRIES_KEPT: u64 = 8_192;
 /// Commands that stay in the log, in bytes, when the kept entries hold more.
 const LOG_BYTES_KEPT: u64 = 64 * 1024 * 1024;
 /// Entries that stay however large they are.

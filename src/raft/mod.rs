@@ -25,6 +25,7 @@ mod test_cluster;
 mod transport;
 mod types;
 
+pub use flusher::LOG_ENTRIES_KEPT;
 pub use group::{Applied, ChangeError, Group, GroupSpec, GroupStatus, ProposeError, ReadError, Role};
 pub use host::{ForwardError, ForwardHandler, HelloError, Host, HostConfig, HostError, PeerInfo};
 pub use peers::{Identity, IdentityError, PeerBook, PeerBookError};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::group::{Mark, Place, Uses};
 use super::record::ENTRY_PREFIX_BYTES;
 use super::segment;
-use super::shared::{Body, Done, Shared, State};
+use super::shared::{Body, Done, Operation, Shared, State};
 use super::{LogError, RESERVE_SEGMENTS};
 use crate::env::disk::DirLock;
 use crate::env::time;
@@ -38,16 +38,32 @@ impl State {
         self.segments.keys().next().is_some_and(|oldest| *oldest < self.low()) && self.low_durable < self.low()
     }
 
-    /// Old segments are emptied when more than half of their bytes are dead: then the writing that it
-    /// costs stays below the writing that made them. On a full disk, whenever little lives in the
-    /// oldest.
+    /// Old segments are emptied when more than half of their bytes are dead, and only as fast as others
+    /// write: what is alive may be small entries in large frames, which no carrying makes denser. On a
+    /// full disk, whenever little lives in the oldest.
     fn carry_due(&self) -> bool {
         let Some((from, used)) = self.uses.0.iter().next() else { return false };
         let old = self.segments.len().saturating_sub(1);
         let bytes: u64 = self.segments.values().take(old).map(|segment| segment.bytes).sum();
-        let sparse = old > OLD_SEGMENTS_MIN && self.uses.bytes() * 2 < bytes;
+        let sparse = old > OLD_SEGMENTS_MIN && self.carry_credit > 0 && self.uses.bytes() * 2 < bytes;
         let pressed = self.disk_full && used.bytes * 4 < self.left();
         self.segments.keys().next_back() != Some(from) && (sparse || pressed)
+    }
+}
+
+impl State {
+    /// Counts a frame of `extent` bytes: what others wrote earns credit for carrying, up to one pass
+    /// over the log; what the keeper wrote uses it up.
+    pub(super) fn earn_carrying(&mut self, operations: &[Operation], extent: u64) {
+        if operations.is_empty() {
+            return;
+        }
+        let alone = operations.iter().all(|operation| matches!(operation.body, Body::Carry { .. } | Body::Nudge));
+        let carried = operations.iter().filter(|operation| matches!(operation.body, Body::Carry { .. }));
+        let carried = if alone { extent } else { carried.map(|operation| operation.bytes() as u64).sum() };
+        let whole: u64 = self.segments.values().map(|segment| segment.bytes).sum();
+        let earned = self.carry_credit.saturating_add(extent.saturating_sub(carried)).min(whole);
+        self.carry_credit = earned.saturating_sub(carried);
     }
 }
 

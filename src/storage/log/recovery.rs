@@ -146,6 +146,7 @@ fn state(found: Found) -> (u64, State) {
         spares: found.spares,
         next_segment: found.next_segment,
         disk_full: false,
+        carry_credit: 0,
         low_durable: found.low,
         keeper_busy: false,
         failed: None,

@@ -125,6 +125,8 @@ pub(super) struct State {
     pub(super) next_segment: u64,
     /// The last attempt to make a segment ready found no space.
     pub(super) disk_full: bool,
+    /// Bytes that may be spent on emptying old segments.
+    pub(super) carry_credit: u64,
     /// What the last durable frame says is the oldest segment needed.
     pub(super) low_durable: u64,
     /// An operation of the keeper is queued or being written.

@@ -277,6 +277,7 @@ impl Writer {
             state.stats.frames += 1;
             state.stats.syncs += 1;
             state.stats.bytes += header.extent();
+            state.earn_carrying(&batch.operations, header.extent());
             self.shared.position.store(header.sequence, Ordering::Release);
             for (id, life, _) in &batch.committed {
                 state.settle_mark(*id, *life, Mark::Committed, header.segment);

@@ -1,0 +1,318 @@
+//! The command line: the budget of CI, long runs, replays, shrinking.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+
+use crate::plan::{Less, Plan};
+use crate::pool::{self, Job};
+use crate::total::Total;
+use crate::trace::{Lines, Trace};
+use crate::{panics, run, scenario, shrink};
+
+/// Wall time of the fresh seeds of a run without arguments.
+const BUDGET: Duration = Duration::from_secs(450);
+/// Fresh seeds that are run twice to compare their traces.
+const TWICE: usize = 4;
+/// Time between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(15);
+
+/// Simulates clusters under faults and checks what clients and replicas saw.
+///
+/// Without arguments: fresh seeds twice, all named scenarios, then fresh seeds for 450 s.
+#[derive(Parser, Debug)]
+#[command(name = "cargo test --test sim --", after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Run so many fresh seeds.
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Run fresh seeds for so long, for instance 90s, 30m, 2h.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    run_for: Option<Duration>,
+    /// The first of the fresh seeds; random unless given.
+    #[arg(long, value_name = "SEED")]
+    from: Option<u64>,
+    /// Replay one seed.
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// Run one named scenario.
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// List the named scenarios, the faults and the workloads.
+    #[arg(long)]
+    list: bool,
+    /// Print the trace of the one run.
+    #[arg(long)]
+    trace: bool,
+    /// Make the failure of the one run smaller.
+    #[arg(long)]
+    shrink: bool,
+    /// Keep only these faults of the plan, by number.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', num_args = 0..)]
+    faults: Option<Vec<String>>,
+    /// Keep only these workloads.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    workloads: Option<Vec<String>>,
+    /// Operations that each client may begin.
+    #[arg(long, value_name = "N")]
+    operations: Option<u64>,
+    /// End faults and new operations at this simulated time.
+    #[arg(long, value_name = "MS")]
+    until_ms: Option<u64>,
+    /// Processes at once; all cores unless given.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    #[arg(long, hide = true)]
+    child: bool,
+    #[arg(long, hide = true)]
+    hashed: bool,
+    #[arg(long, hide = true)]
+    trace_file: Option<PathBuf>,
+    /// Names of tests, as `cargo test NAME` passes them on: this one is `sim`.
+    #[arg(hide = true)]
+    names: Vec<String>,
+    #[arg(long, hide = true)]
+    nocapture: bool,
+    #[arg(long, hide = true)]
+    test_threads: Option<usize>,
+}
+
+const EXAMPLES: &str = "Examples:
+  cargo test --test sim                                      what CI runs
+  cargo test --test sim -- --for 2h                          a long run on all cores
+  cargo test --test sim -- --seed 7 --trace                  replay a seed, with its trace
+  cargo test --test sim -- --seed 7 --shrink                 the same failure with less
+  cargo test --test sim -- --scenario carrying-without-gain  one named scenario";
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| "a number and s, m or h, for instance 30m".to_owned())?;
+    match unit {
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        "h" => Ok(Duration::from_secs(number * 3_600)),
+        _ => Err("a number and s, m or h, for instance 30m".to_owned()),
+    }
+}
+
+impl Arguments {
+    pub(crate) fn execute(self) -> ExitCode {
+        if self.child {
+            return self.child_run();
+        }
+        if !self.names.is_empty() && !self.names.iter().any(|name| "sim".contains(name.as_str())) {
+            println!("sim: not asked for");
+            return ExitCode::SUCCESS;
+        }
+        if self.list {
+            list();
+            return ExitCode::SUCCESS;
+        }
+        if self.seed.is_some() || self.scenario.is_some() {
+            return self.one();
+        }
+        let mut many = Many::new(&self);
+        let limits = (self.seeds, self.run_for);
+        let finished = match limits {
+            (None, None) => many.twice() && many.scenarios() && many.fresh(None, Some(BUDGET)),
+            (seeds, run_for) => many.fresh(seeds, run_for),
+        };
+        many.end(finished, limits == (None, None))
+    }
+
+    fn job(&self) -> Job {
+        let numbers = |kept: &Vec<String>| kept.iter().filter_map(|number| number.parse().ok()).collect();
+        let less = Less {
+            faults: self.faults.as_ref().map(numbers),
+            workloads: self.workloads.clone(),
+            operations_max: self.operations,
+            faults_until_ms: self.until_ms,
+        };
+        Job { seed: self.seed.unwrap_or(0), scenario: self.scenario.clone(), less, hashed: false, trace: None }
+    }
+
+    fn plan(&self) -> Option<Plan> {
+        let plan = match &self.scenario {
+            None => Plan::draw(self.seed.unwrap_or(0)),
+            Some(name) => {
+                let Some(found) = scenario::find(name) else {
+                    eprintln!("there is no scenario {name}; --list names them");
+                    return None;
+                };
+                (found.plan)()
+            }
+        };
+        Some(plan.without(&self.job().less))
+    }
+
+    /// One run in this process, its report as the last line.
+    fn child_run(&self) -> ExitCode {
+        panics::install();
+        let Some(plan) = self.plan() else { return ExitCode::from(2) };
+        let (lines, out): (_, Box<dyn std::io::Write + Send>) = match &self.trace_file {
+            Some(path) => (Lines::Printed, Box::new(create(path))),
+            None if self.trace => (Lines::Printed, Box::new(std::io::stdout())),
+            None if self.hashed => (Lines::Hashed, Box::new(std::io::sink())),
+            None => (Lines::Off, Box::new(std::io::sink())),
+        };
+        let report = run::run(&plan, &Trace::new(lines, out));
+        println!("{}", serde_json::to_string(&report).unwrap());
+        ExitCode::SUCCESS
+    }
+
+    /// One run that a person asked for.
+    fn one(&self) -> ExitCode {
+        let Some(plan) = self.plan() else { return ExitCode::from(2) };
+        let program = std::env::current_exe().unwrap();
+        let job = self.job();
+        if self.shrink {
+            return match shrink::shrink(&program, &job, &plan) {
+                Some(smaller) => {
+                    println!("smallest: {}", smaller.replay());
+                    ExitCode::FAILURE
+                }
+                None => {
+                    println!("seed {} does not fail", job.seed);
+                    ExitCode::SUCCESS
+                }
+            };
+        }
+        #[allow(clippy::disallowed_methods, reason = "wall time for people")]
+        let began = Instant::now();
+        let report = if self.trace {
+            panics::install();
+            run::run(&plan, &Trace::new(Lines::Printed, Box::new(std::io::stdout())))
+        } else {
+            pool::run_alone(&program, &job)
+        };
+        let mut total = Total::default();
+        let clean = total.add(job, &report);
+        total.print_tables();
+        total.print_failed();
+        println!("{}", total.summary(began.elapsed()));
+        if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+#[allow(clippy::disallowed_types, reason = "a file for people, outside of the simulation")]
+fn create(path: &std::path::Path) -> std::fs::File {
+    std::fs::File::create(path).unwrap()
+}
+
+fn list() {
+    println!("scenarios");
+    for scenario in scenario::ALL {
+        println!("  {:<40} {}", scenario.name, scenario.about);
+    }
+    println!("faults");
+    crate::fault::KINDS.iter().for_each(|kind| println!("  {}", kind.name));
+    println!("workloads");
+    crate::workload::ALL.iter().for_each(|(name, _)| println!("  {name}"));
+}
+
+/// Many runs.
+struct Many {
+    program: PathBuf,
+    cores: usize,
+    next_seed: u64,
+    began: Instant,
+    total: Total,
+}
+
+impl Many {
+    #[allow(clippy::disallowed_methods, reason = "wall time for people")]
+    fn new(arguments: &Arguments) -> Self {
+        let from = arguments.from.unwrap_or_else(|| quorate::env::chance::bits() >> 20);
+        println!("fresh seeds from {from}");
+        Self {
+            program: std::env::current_exe().unwrap(),
+            cores: arguments.jobs.unwrap_or_else(pool::cores),
+            next_seed: from,
+            began: Instant::now(),
+            total: Total::default(),
+        }
+    }
+
+    fn take_seed(&mut self) -> u64 {
+        self.next_seed += 1;
+        self.next_seed - 1
+    }
+
+    /// Runs fresh seeds twice and compares the traces.
+    fn twice(&mut self) -> bool {
+        let seeds: Vec<_> = (0..TWICE).map(|_| self.take_seed()).collect();
+        let job = |seed: &u64| Job { hashed: true, ..Job::seed(*seed) };
+        let mut jobs: Vec<_> = seeds.iter().chain(&seeds).map(job).collect();
+        let mut hashes = std::collections::BTreeMap::<u64, Vec<Option<u64>>>::new();
+        let clean = self.run(move || jobs.pop(), |job, report| {
+            hashes.entry(job.seed).or_default().push(report.trace_hash);
+        });
+        for (seed, hashes) in hashes {
+            if clean && (hashes.len() != 2 || hashes[0].is_none() || hashes[0] != hashes[1]) {
+                println!("seed {seed} does not replay: its traces hash to {hashes:x?}");
+                self.total.violations += 1;
+                return false;
+            }
+        }
+        println!("{TWICE} fresh seeds, each run twice: the same traces, byte for byte");
+        clean
+    }
+
+    fn scenarios(&mut self) -> bool {
+        let mut left = scenario::ALL.iter().map(|scenario| Job {
+            scenario: Some(scenario.name.to_owned()),
+            ..Job::default()
+        });
+        let clean = self.run(move || left.next(), |_, _| {});
+        println!("{} named scenarios", scenario::ALL.len());
+        clean
+    }
+
+    /// Runs fresh seeds, until there were enough or the time is over.
+    fn fresh(&mut self, seeds: Option<u64>, run_for: Option<Duration>) -> bool {
+        #[allow(clippy::disallowed_methods, reason = "wall time for people")]
+        let began = Instant::now();
+        let mut next = self.next_seed;
+        let last = seeds.map(|seeds| next + seeds);
+        self.run(
+            move || {
+                let over = run_for.is_some_and(|limit| began.elapsed() >= limit) || last.is_some_and(|last| next >= last);
+                (!over).then(|| {
+                    next += 1;
+                    Job::seed(next - 1)
+                })
+            },
+            |_, _| {},
+        )
+    }
+
+    /// Runs jobs; stops at a failure. Returns whether all were clean.
+    fn run(&mut self, next: impl FnMut() -> Option<Job> + Send, mut each: impl FnMut(&Job, &crate::report::Report) + Send) -> bool {
+        let (began, total) = (self.began, &mut self.total);
+        let mut said = began.elapsed();
+        pool::run_all(&self.program, self.cores, next, |job, report| {
+            each(&job, &report);
+            let clean = total.add(job, &report);
+            if began.elapsed() - said > PROGRESS {
+                said = began.elapsed();
+                eprintln!("{:>6} s  {}", said.as_secs(), total.summary(said));
+            }
+            clean
+        });
+        self.total.failed.is_empty()
+    }
+
+    fn end(self, finished: bool, all_must_fire: bool) -> ExitCode {
+        self.total.print_tables();
+        self.total.print_failed();
+        let silent = self.total.never_fired();
+        let silent_fails = finished && all_must_fire && !silent.is_empty();
+        if silent_fails {
+            println!("\nfaults that never fired: {silent:?}");
+        }
+        println!("\n{}", self.total.summary(self.began.elapsed()));
+        if finished && !silent_fails { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

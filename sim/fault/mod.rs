@@ -1,0 +1,35 @@
+//! What goes wrong: one file a family. To add a kind, write its [`Kind`] and name it in [`KINDS`].
+//!
+//! A fault is counted with [`Seen::fired`](crate::report::Seen::fired) when it has really done
+//! something, not when it was planned: a lost message, a failed sync, a killed process. The names it
+//! counts under are the rows of the fault table; a row that stays 0 fails a run of many seeds.
+
+use crate::chance::Chance;
+use crate::world::World;
+
+mod process;
+
+/// A fault that lasts from its begin to its end.
+pub(crate) trait Fault {
+    fn begin(&mut self, world: &mut World);
+    /// Called every simulated millisecond in between.
+    fn tick(&mut self, _world: &mut World) {}
+    /// Undoes what lasts. Also called when the run heals.
+    fn end(&mut self, world: &mut World);
+}
+
+/// A kind of fault.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// What it counts when it fires: rows of the table.
+    pub(crate) counts: &'static [&'static str],
+    /// How often it is drawn, relative to the others.
+    pub(crate) weight: u64,
+    /// Shortest and longest it lasts, in milliseconds.
+    pub(crate) lasts_ms: (u64, u64),
+    /// Makes one. All its choices come from `chance`.
+    pub(crate) make: fn(chance: Chance) -> Box<dyn Fault>,
+}
+
+/// All kinds.
+pub(crate) const KINDS: &[&Kind] = &[&process::KILL, &process::KILL_ALL, &process::PAUSE];

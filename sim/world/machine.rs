@@ -1,0 +1,180 @@
+//! One machine: what of a node outlives its process, and what its end means.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use quorate::api::Api;
+use quorate::env::disk::MemoryDisk;
+use quorate::node::{Node, NodeConfig, Sources, Telemetry};
+use quorate::storage::engine::{Engine, MemoryStores};
+
+use super::clock::Clocks;
+use super::net::NetworkState;
+use super::{CLIENT_PORT, PEER_PORT};
+use crate::chance::Chance;
+use crate::plan::Topology;
+use crate::report::Seen;
+
+/// Pause before a process that ended by itself is started again, as a supervisor would.
+const RESTART_PAUSE_MS: u64 = 700;
+
+/// Whether a machine runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    Up,
+    Down,
+    /// Its state is gone and it says so: it stays down. The reason that it gave.
+    Retired(String),
+}
+
+/// What a fault may have done to a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Harm {
+    /// The process may end, and can be started again.
+    Ends,
+    /// Its state may be lost: it may refuse to start, or be refused, for good.
+    Loses,
+}
+
+/// What the end of a process was.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Ended {
+    Explained(String),
+    Retired(String),
+    Unexplained(String),
+}
+
+/// A machine.
+pub(crate) struct Machine {
+    pub(crate) name: String,
+    config: NodeConfig,
+    /// The handle of the running process; a power cut kills it.
+    pub(crate) disk: RefCell<MemoryDisk>,
+    pub(crate) stores: RefCell<MemoryStores>,
+    pub(crate) standing: RefCell<Standing>,
+    /// The running node, once started.
+    pub(crate) node: RefCell<Option<Node>>,
+    /// Why the process ended by itself.
+    exit: RefCell<Option<String>>,
+    harms: RefCell<BTreeSet<Harm>>,
+    restart_at_ms: Cell<Option<u64>>,
+    network: Arc<NetworkState>,
+    clocks: Rc<Clocks>,
+}
+
+impl Machine {
+    pub(super) fn new(
+        name: &str,
+        founding: &str,
+        topology: &Topology,
+        network: &Arc<NetworkState>,
+        clocks: &Rc<Clocks>,
+    ) -> Self {
+        let flags = [
+            ("name", name.to_owned()),
+            ("data_dir", "/data".to_owned()),
+            ("client_addr", format!("0.0.0.0:{CLIENT_PORT}")),
+            ("client_advertise", format!("{name}:{CLIENT_PORT}")),
+            ("peer_addr", format!("0.0.0.0:{PEER_PORT}")),
+            ("peer_advertise", format!("{name}:{PEER_PORT}")),
+            ("cluster", founding.to_owned()),
+        ];
+        let mut config = NodeConfig::resolve(&Sources { flags: flags.into(), ..Sources::default() }).unwrap();
+        config.log_segment_bytes = topology.log_segment_bytes;
+        config.log_entries_kept = topology.log_entries_kept;
+        Self {
+            name: name.to_owned(),
+            config,
+            disk: RefCell::new(MemoryDisk::new()),
+            stores: RefCell::new(MemoryStores::new()),
+            standing: RefCell::new(Standing::Up),
+            node: RefCell::new(None),
+            exit: RefCell::new(None),
+            harms: RefCell::default(),
+            restart_at_ms: Cell::new(None),
+            network: network.clone(),
+            clocks: clocks.clone(),
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        *self.standing.borrow() == Standing::Up
+    }
+
+    pub(crate) fn harm(&self, harm: Harm) {
+        self.harms.borrow_mut().insert(harm);
+    }
+
+    /// Cuts the power under a process that is gone already.
+    pub(super) fn power_cut(&self, chance: &Chance, _seen: &Seen) {
+        self.node.replace(None);
+        self.exit.replace(None);
+        self.restart_at_ms.set(None);
+        let mut bits = || chance.bits();
+        let mut disk = self.disk.borrow_mut();
+        disk.crash(&mut bits);
+        *disk = disk.reboot();
+        self.stores.borrow().crash(&mut bits);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
+    /// Takes notice of a process that has ended by itself and whose tasks are gone. What it wrote and
+    /// did not sync outlives it: the machine runs on.
+    pub(super) fn ended(&self, now_ms: u64) -> Option<Ended> {
+        let why = self.exit.take()?;
+        self.node.replace(None);
+        let harms = self.harms.borrow();
+        let gone = ["--replace", "cannot prove its state", "an older disk"].iter().any(|part| why.contains(part));
+        let (standing, ended) = if gone && harms.contains(&Harm::Loses) {
+            (Standing::Retired(why.clone()), Ended::Retired(why))
+        } else if harms.is_empty() {
+            (Standing::Down, Ended::Unexplained(why))
+        } else {
+            self.restart_at_ms.set(Some(now_ms + RESTART_PAUSE_MS));
+            (Standing::Down, Ended::Explained(why))
+        };
+        self.standing.replace(standing);
+        Some(ended)
+    }
+
+    pub(super) fn restart_due(&self, now_ms: u64) -> bool {
+        let due = self.restart_at_ms.get().is_some_and(|at| at <= now_ms);
+        if due {
+            self.restart_at_ms.set(None);
+        }
+        due
+    }
+}
+
+/// What `kvd` does, without a process around it. An end by itself is left in the machine.
+pub(super) async fn serve(machine: Rc<Machine>) -> turmoil::Result {
+    machine.clocks.register(&machine.name);
+    let Err(why) = run(&machine).await;
+    tracing::info!(node = machine.name, why, "the process ends");
+    machine.exit.replace(Some(why));
+    // The world ends the rest of the process.
+    std::future::pending().await
+}
+
+async fn run(machine: &Machine) -> Result<std::convert::Infallible, String> {
+    let config = machine.config.clone();
+    let requests_in_flight_max = config.requests_in_flight_max;
+    let env = super::env(&machine.name, &machine.network, machine.disk.borrow().clone());
+    let listener = env.net.listen(&config.client_listen).await.map_err(|error| error.to_string())?;
+    let stores = machine.stores.borrow().clone();
+    let open = move |_: &std::path::Path| Ok(Arc::new(stores.open()) as Arc<dyn Engine>);
+    let node = Box::pin(Node::start(config, env, open)).await.map_err(|error| error.to_string())?;
+    machine.node.replace(Some(node.clone()));
+    let api =
+        Api { service: Arc::new(node.clone()), telemetry: Arc::new(Telemetry::default()), requests_in_flight_max };
+    tokio::select! {
+        biased;
+        reason = node.failed() => Err(reason),
+        served = api.serve(listener, std::future::pending()) => Err(format!("the client port closed: {served:?}")),
+    }
+}

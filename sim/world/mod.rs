@@ -1,0 +1,204 @@
+//! The simulated world: whole production nodes on simulated hosts, with disks that survive them.
+
+pub(crate) mod clock;
+pub(crate) mod machine;
+pub(crate) mod net;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate::env::disk::MemoryDisk;
+use quorate::env::work::Workers;
+use quorate::env::{Env, chance};
+use quorate::node::Node;
+use turmoil::Sim;
+
+use self::clock::Clocks;
+use self::machine::{Harm, Machine, Standing};
+use self::net::{NetworkState, SimNetwork};
+use crate::chance::Chance;
+use crate::plan::Topology;
+use crate::report::Seen;
+
+pub(crate) const CLIENT_PORT: u16 = 2379;
+pub(crate) const PEER_PORT: u16 = 2380;
+/// Hosts that clients run on.
+pub(crate) const CLIENT_HOSTS: [&str; 2] = ["c1", "c2"];
+
+/// Nodes, their disks and clocks, and the network between them.
+pub(crate) struct World {
+    pub(crate) sim: Sim<'static>,
+    pub(crate) seen: Seen,
+    pub(crate) topology: Topology,
+    /// What links and streams do; shared with every [`SimNetwork`].
+    pub(crate) network: Arc<NetworkState>,
+    pub(crate) clocks: Rc<Clocks>,
+    machines: BTreeMap<String, Rc<Machine>>,
+    chance: Chance,
+}
+
+impl World {
+    /// A world whose nodes start with its first step.
+    pub(crate) fn new(seed: u64, topology: Topology, seen: Seen) -> Self {
+        let nodes_chance = Chance::new(seed, "nodes");
+        chance::set_hook(Some(Rc::new(move || nodes_chance.bits())));
+        let clocks = Clocks::install();
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(Chance::new(seed, "turmoil").bits())
+            .simulation_duration(Duration::from_secs(24 * 3600))
+            .tick_duration(Duration::from_millis(1))
+            .min_message_latency(topology.latency.0)
+            .max_message_latency(topology.latency.1)
+            .tcp_capacity(4096)
+            .build();
+        let network = Arc::new(NetworkState::default());
+        let founding: Vec<_> = topology.nodes.iter().map(|name| format!("{name}={name}:{PEER_PORT}")).collect();
+        let founding = founding.join(",");
+        let mut machines = BTreeMap::new();
+        for name in &topology.nodes {
+            let machine = Rc::new(Machine::new(name, &founding, &topology, &network, &clocks));
+            machines.insert(name.clone(), machine.clone());
+            sim.host(name.clone(), move || machine::serve(machine.clone()));
+        }
+        Self { sim, seen, topology, network, clocks, machines, chance: Chance::new(seed, "crashes") }
+    }
+
+    /// Names of all nodes, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.machines.keys().cloned().collect()
+    }
+
+    /// Client addresses of all nodes.
+    pub(crate) fn endpoints(&self) -> Vec<String> {
+        self.machines.keys().map(|name| format!("{name}:{CLIENT_PORT}")).collect()
+    }
+
+    /// What of a node outlives its process.
+    pub(crate) fn machine(&self, name: &str) -> &Rc<Machine> {
+        &self.machines[name]
+    }
+
+    /// Nodes whose process runs, in order.
+    pub(crate) fn up(&self) -> Vec<String> {
+        self.with_standing(|standing| matches!(standing, Standing::Up))
+    }
+
+    /// Nodes that will not come back in this run.
+    pub(crate) fn retired(&self) -> Vec<String> {
+        self.with_standing(|standing| matches!(standing, Standing::Retired(_)))
+    }
+
+    fn with_standing(&self, which: impl Fn(&Standing) -> bool) -> Vec<String> {
+        let machines = self.machines.iter().filter(|(_, machine)| which(&machine.standing.borrow()));
+        machines.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The running node, once it has started.
+    pub(crate) fn node(&self, name: &str) -> Option<Node> {
+        self.machines[name].node.borrow().clone()
+    }
+
+    /// All nodes that have started and run.
+    pub(crate) fn nodes(&self) -> Vec<(String, Node)> {
+        self.up().into_iter().filter_map(|name| self.node(&name).map(|node| (name, node))).collect()
+    }
+
+    /// Whom the metadata group's leader, as most nodes see it, lives on.
+    pub(crate) fn meta_leader(&self) -> Option<String> {
+        let leads = |node: &Node| {
+            let meta = node.groups().remove(&quorate::types::GroupId::META);
+            meta.is_some_and(|group| group.status().role == quorate::raft::Role::Leader)
+        };
+        self.nodes().into_iter().find(|(_, node)| leads(node)).map(|(name, _)| name)
+    }
+
+    /// Cuts a machine's power: its process is gone, and of what it had not synced some is lost, some
+    /// is torn. Nothing happens when it is down already.
+    pub(crate) fn kill(&mut self, name: &str) {
+        let machine = self.machines[name].clone();
+        if !machine.is_up() {
+            return;
+        }
+        self.resume(name);
+        tracing::info!(node = name, "FAULT power cut");
+        self.sim.crash(name);
+        machine.power_cut(&self.chance, &self.seen);
+        *machine.standing.borrow_mut() = Standing::Down;
+    }
+
+    /// Starts a machine that is down. Nothing happens to one that is up or retired.
+    pub(crate) fn start(&mut self, name: &str) {
+        let machine = self.machines[name].clone();
+        if !matches!(*machine.standing.borrow(), Standing::Down) {
+            return;
+        }
+        tracing::info!(node = name, "FAULT over: started");
+        self.seen.fired("control: restart");
+        *machine.standing.borrow_mut() = Standing::Up;
+        self.sim.bounce(name);
+    }
+
+    /// Lets a process stand still.
+    pub(crate) fn pause(&mut self, name: &str) {
+        tracing::info!(node = name, "FAULT pause");
+        self.clocks.pause(name);
+        self.network.pause(name);
+    }
+
+    /// Lets a process that stands still go on.
+    pub(crate) fn resume(&mut self, name: &str) {
+        if self.clocks.resume(name) {
+            tracing::info!(node = name, "FAULT over: goes on");
+            self.network.resume(name);
+        }
+    }
+
+    /// Says what a fault may have done to a node, so that its end is no violation.
+    pub(crate) fn harmed(&self, name: &str, harm: Harm) {
+        self.machines[name].harm(harm);
+    }
+
+    /// Advances by one tick, and looks after processes that ended by themselves: those that a fault
+    /// explains are started again after a while or retired, any other is a violation.
+    pub(crate) fn step(&mut self) {
+        if let Err(error) = self.sim.step() {
+            self.seen.violation("panic", format!("the simulation failed: {error}"));
+            return;
+        }
+        if let Some(said) = crate::panics::last() {
+            self.seen.violation("panic", said);
+            return;
+        }
+        let now_ms = crate::now_ms();
+        for (name, machine) in self.machines.clone() {
+            if machine.has_ended() {
+                self.resume(&name);
+                self.sim.crash(name.as_str());
+            }
+            if let Some(verdict) = machine.ended(now_ms) {
+                tracing::info!(node = name, ?verdict, "process ended");
+                if let machine::Ended::Unexplained(why) = verdict {
+                    self.seen.violation("a node ended by itself", format!("{name}: {why}"));
+                }
+            }
+            if machine.restart_due(now_ms) {
+                self.start(&name);
+            }
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        chance::set_hook(None);
+        quorate::env::time::set_hook(None);
+    }
+}
+
+/// The outside of a process on host `name`.
+pub(crate) fn env(name: &str, network: &Arc<NetworkState>, disk: MemoryDisk) -> Env {
+    let net = Arc::new(SimNetwork::new(name, network.clone()));
+    Env { net, disk: Arc::new(disk), workers: Workers::inline() }
+}
