@@ -28,13 +28,26 @@ mod trace;
 mod workload;
 mod world;
 
+use std::cell::Cell;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
+thread_local! {
+    /// Simulated time as of the last step: turmoil tells it only to its hosts.
+    static STEPPED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
 /// Simulated time in milliseconds.
 pub(crate) fn now_ms() -> u64 {
-    u64::try_from(turmoil::sim_elapsed().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+    let elapsed = turmoil::sim_elapsed().unwrap_or_else(|| STEPPED.get());
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Tells [`now_ms`] how far the simulation is.
+pub(crate) fn stepped(elapsed: Duration) {
+    STEPPED.set(elapsed);
 }
 
 fn main() -> ExitCode {

@@ -106,9 +106,8 @@ impl Subscriber for Trace {
             return;
         }
         let mut line = String::new();
-        let elapsed = turmoil::sim_elapsed().unwrap_or_default();
         let metadata = event.metadata();
-        let written = write!(line, "{:>12.6} {:<5} {}", elapsed.as_secs_f64(), metadata.level(), metadata.target());
+        let written = write!(line, "{:>9} ms {:<5} {}", crate::now_ms(), metadata.level(), metadata.target());
         debug_assert!(written.is_ok());
         event.record(&mut Fields(&mut line));
         line.push('\n');

@@ -167,6 +167,7 @@ impl World {
             self.seen.violation("panic", format!("the simulation failed: {error}"));
             return;
         }
+        crate::stepped(self.sim.elapsed());
         if let Some(said) = crate::panics::last() {
             self.seen.violation("panic", said);
             return;
