@@ -44,6 +44,10 @@ struct State {
     hash: Xxh3,
     observed: Vec<Observed>,
     file: Option<std::io::BufWriter<Box<dyn std::io::Write + Send>>>,
+    /// Hosts, in the order in which they first ran.
+    hosts: Vec<String>,
+    /// The one that runs now, as an index.
+    running: Option<usize>,
 }
 
 impl Trace {
@@ -87,11 +91,21 @@ impl Subscriber for Trace {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && (metadata.target() == OBSERVE || self.wants_line(metadata))
+        let is_host = metadata.is_span() && metadata.name() == "node" && metadata.target().starts_with("turmoil");
+        let is_wanted = metadata.is_event() && (metadata.target() == OBSERVE || self.wants_line(metadata));
+        is_wanted || (is_host && self.lines != Lines::Off)
     }
 
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
+    /// turmoil runs each host in a span that names it.
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        let mut name = Host(String::new());
+        span.record(&mut name);
+        let hosts = &mut self.state.lock().hosts;
+        let at = hosts.iter().position(|host| *host == name.0).unwrap_or_else(|| {
+            hosts.push(name.0);
+            hosts.len() - 1
+        });
+        Id::from_u64(at as u64 + 1)
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
@@ -107,20 +121,38 @@ impl Subscriber for Trace {
         }
         let mut line = String::new();
         let metadata = event.metadata();
-        let written = write!(line, "{:>9} ms {:<5} {}", crate::now_ms(), metadata.level(), metadata.target());
+        let mut state = self.state.lock();
+        let host = state.running.and_then(|at| state.hosts.get(at)).map_or("", String::as_str);
+        let (now_ms, level, place) = (crate::now_ms(), metadata.level(), metadata.target());
+        let written = write!(line, "{now_ms:>8} ms {host:<9} {level:<5} {place}");
         debug_assert!(written.is_ok());
         event.record(&mut Fields(&mut line));
         line.push('\n');
-        let mut state = self.state.lock();
         state.hash.write(line.as_bytes());
         if let Some(file) = &mut state.file {
             file.write_all(line.as_bytes()).ok();
         }
     }
 
-    fn enter(&self, _: &Id) {}
+    fn enter(&self, span: &Id) {
+        self.state.lock().running = usize::try_from(span.into_u64() - 1).ok();
+    }
 
-    fn exit(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {
+        self.state.lock().running = None;
+    }
+}
+
+struct Host(String);
+
+impl Visit for Host {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "name" {
+            self.0 = value.to_owned();
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn fmt::Debug) {}
 }
 
 struct Fields<'a>(&'a mut String);

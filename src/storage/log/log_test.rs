@@ -136,6 +136,27 @@ async fn an_idle_group_pins_no_segment() {
     assert_eq!(busy, entries(1, 19_999..20_000));
 }
 
+/// Entries of 60 bytes in frames of 4 KiB: more than half of every segment is dead, whoever writes it.
+#[test]
+fn emptying_old_segments_never_writes_more_than_others_did() {
+    simulate(async {
+        let disk = MemoryDisk::new();
+        let (log, _) = Log::open(&env(&disk), Path::new("/log"), config()).await.unwrap();
+        let groups = [log.group(GroupId(1)), log.group(GroupId(2))];
+        for index in 0..1_500 {
+            append(&groups[0], entries(1, index..index + 1)).await.unwrap();
+            append(&groups[1], entries(1, index..index + 1)).await.unwrap();
+        }
+        let written = 3_000 * 4_096;
+        for _ in 0..20_000 {
+            tokio::task::yield_now().await;
+        }
+        let stats = log.stats();
+        assert!(stats.bytes <= 2 * written + 4 * SEGMENT_BYTES_MIN, "{stats:?}");
+        assert_eq!(groups[0].read(0..2_000, BIG).await.unwrap(), entries(1, 0..1_500));
+    });
+}
+
 #[tokio::test]
 async fn one_append_larger_than_a_segment_is_cut_into_frames() {
     let dir = tempfile::tempdir().unwrap();
