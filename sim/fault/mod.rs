@@ -32,4 +32,4 @@ pub(crate) struct Kind {
 }
 
 /// All kinds.
-pub(crate) const KINDS: &[&Kind] = &[&process::KILL, &process::KILL_ALL, &process::PAUSE];
+pub(crate) const KINDS: &[&Kind] = &[&process::KILL, &process::KILL_ALL, &process::PAUSE, &process::RESTART];

@@ -88,3 +88,37 @@ impl Fault for Pause {
         world.seen.fired(PAUSE.counts[row]);
     }
 }
+
+/// One process is asked to end, hands over what it leads, and is started again.
+pub(crate) const RESTART: Kind = Kind {
+    name: "graceful restart",
+    counts: &["control: restart", "control: graceful restart"],
+    weight: 2,
+    lasts_ms: (1_000, 8_000),
+    make: |chance| Box::new(Restart { chance, stopped: None }),
+};
+
+struct Restart {
+    chance: Chance,
+    stopped: Option<String>,
+}
+
+impl Fault for Restart {
+    fn begin(&mut self, world: &mut World) {
+        let up = world.up();
+        if up.is_empty() {
+            return;
+        }
+        let name = self.chance.pick(&up).clone();
+        world.machine(&name).stop();
+        self.stopped = Some(name);
+    }
+
+    fn end(&mut self, world: &mut World) {
+        let Some(name) = self.stopped.take() else { return };
+        if !world.up().contains(&name) && !world.retired().contains(&name) {
+            world.seen.fired("control: graceful restart");
+        }
+        world.start(&name);
+    }
+}

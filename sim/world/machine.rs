@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use quorate::api::Api;
 use quorate::env::disk::MemoryDisk;
 use quorate::node::{Node, NodeConfig, Sources, Telemetry};
 use quorate::storage::engine::{Engine, MemoryStores};
+
+use tokio::sync::Notify;
 
 use super::clock::Clocks;
 use super::net::NetworkState;
@@ -19,6 +22,9 @@ use crate::report::Seen;
 
 /// Pause before a process that ended by itself is started again, as a supervisor would.
 const RESTART_PAUSE_MS: u64 = 700;
+
+/// What a process says that was asked to end.
+const STOPPED: &str = "stopped in good order";
 
 /// Whether a machine runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +66,8 @@ pub(crate) struct Machine {
     exit: RefCell<Option<String>>,
     harms: RefCell<BTreeSet<Harm>>,
     restart_at_ms: Cell<Option<u64>>,
+    /// Asks the process to end in good order.
+    stop: Notify,
     network: Arc<NetworkState>,
     clocks: Rc<Clocks>,
 }
@@ -94,6 +102,7 @@ impl Machine {
             exit: RefCell::new(None),
             harms: RefCell::default(),
             restart_at_ms: Cell::new(None),
+            stop: Notify::new(),
             network: network.clone(),
             clocks: clocks.clone(),
         }
@@ -101,6 +110,11 @@ impl Machine {
 
     pub(crate) fn is_up(&self) -> bool {
         *self.standing.borrow() == Standing::Up
+    }
+
+    /// Asks the process to hand over, to make everything durable and to end.
+    pub(crate) fn stop(&self) {
+        self.stop.notify_one();
     }
 
     pub(crate) fn harm(&self, harm: Harm) {
@@ -112,6 +126,8 @@ impl Machine {
         self.node.replace(None);
         self.exit.replace(None);
         self.restart_at_ms.set(None);
+        // What was asked of the process dies with it.
+        self.stop.notified().now_or_never();
         let mut bits = || chance.bits();
         let mut disk = self.disk.borrow_mut();
         disk.crash(&mut bits);
@@ -130,7 +146,10 @@ impl Machine {
         self.node.replace(None);
         let harms = self.harms.borrow();
         let gone = ["--replace", "cannot prove its state", "an older disk"].iter().any(|part| why.contains(part));
-        let (standing, ended) = if gone && harms.contains(&Harm::Loses) {
+        let (standing, ended) = if why == STOPPED {
+            self.restart_at_ms.set(Some(now_ms + 4 * RESTART_PAUSE_MS));
+            (Standing::Down, Ended::Explained(why))
+        } else if gone && harms.contains(&Harm::Loses) {
             (Standing::Retired(why.clone()), Ended::Retired(why))
         } else if harms.is_empty() {
             (Standing::Down, Ended::Unexplained(why))
@@ -175,6 +194,10 @@ async fn run(machine: &Machine) -> Result<std::convert::Infallible, String> {
     tokio::select! {
         biased;
         reason = node.failed() => Err(reason),
+        () = machine.stop.notified() => {
+            node.shutdown().await;
+            Err(STOPPED.to_owned())
+        }
         served = api.serve(listener, std::future::pending()) => Err(format!("the client port closed: {served:?}")),
     }
 }
