@@ -11,6 +11,8 @@ pub(super) struct Written {
     pub(super) modified: Option<u64>,
     created: Option<u64>,
     version: Option<u64>,
+    /// Whether any answer or condition names the value.
+    named: bool,
 }
 
 /// The records of a key by their values.
@@ -28,6 +30,11 @@ impl Facts {
             }
         }
         for operation in &history.operations {
+            if let When::Value(value) = operation.when
+                && let Some(written) = facts.0.get_mut(&value)
+            {
+                written.named = true;
+            }
             facts.add(operation, history)?;
         }
         Ok(facts)
@@ -49,6 +56,7 @@ impl Facts {
     pub(super) fn note(&mut self, shown: &Shown) -> Result<(), String> {
         let value = shown.value;
         let Some(known) = self.0.get_mut(&value) else { return Err(format!("nobody wrote {value}")) };
+        known.named = true;
         for (what, known, told) in [
             ("written at revision", &mut known.modified, shown.modified),
             ("created at revision", &mut known.created, shown.created),
@@ -70,6 +78,11 @@ impl Facts {
         self.0.get(&value)?.modified
     }
 
+    /// Whether any answer or condition names a value.
+    pub(super) fn is_named(&self, value: Value) -> bool {
+        self.0.get(&value).is_some_and(|written| written.named)
+    }
+
     /// Values with a known revision, by it.
     pub(super) fn by_revision(&self) -> BTreeMap<u64, Value> {
         self.0.iter().filter_map(|(value, written)| Some((written.modified?, *value))).collect()
@@ -78,7 +91,11 @@ impl Facts {
 
 /// A reminder for the reader when the value was reported as not applied.
 fn refused(history: &KeyHistory, value: Value) -> String {
-    if history.refused.contains(&value) { format!("; the write of {value} was reported as not applied") } else { String::new() }
+    if history.refused.contains(&value) {
+        format!("; the write of {value} was reported as not applied")
+    } else {
+        String::new()
+    }
 }
 
 /// Whether a condition holds of a key with this value and version.

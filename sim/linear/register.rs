@@ -6,6 +6,9 @@ use super::facts::{Facts, holds};
 use super::search::Model;
 use crate::history::{Answer, Before, Effect, KeyHistory, Shown, Value};
 
+/// Stands for every value that no answer and no condition names.
+const UNNAMED: Value = Value::MAX;
+
 /// A key between two operations.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(super) struct State {
@@ -34,6 +37,15 @@ impl Model for Register<'_> {
     fn step(&self, state: &State, operation: usize) -> Option<State> {
         self.apply(state, operation).ok()
     }
+
+    fn alike(&self, one: usize, other: usize) -> bool {
+        let (one, other) = (&self.history.operations[one], &self.history.operations[other]);
+        let effects_alike = match (one.effect, other.effect) {
+            (Effect::Put(one), Effect::Put(other)) => !self.facts.is_named(one) && !self.facts.is_named(other),
+            (one, other) => one == other,
+        };
+        effects_alike && one.when == other.when
+    }
 }
 
 impl Register<'_> {
@@ -58,6 +70,8 @@ impl Register<'_> {
                 Effect::Put(value) => {
                     changed = true;
                     told = told.or_else(|| self.facts.modified(value));
+                    // Values that nobody saw make no difference.
+                    let value = if self.facts.is_named(value) { value } else { UNNAMED };
                     after.value = Some(value);
                     after.version += 1;
                     after.first = state.first.or(Some(value));
@@ -72,7 +86,9 @@ impl Register<'_> {
         if let Some(told) = told.filter(|told| *told < least) {
             return Err(Misfit::Revision { least, told });
         }
-        after.revision = told.unwrap_or(least);
+        // A guess that an open operation happened only loosens: that keeps states few.
+        let untold = if operation.answer.is_some() { least } else { state.revision };
+        after.revision = told.unwrap_or(untold);
         Ok(after)
     }
 
@@ -105,6 +121,7 @@ impl Register<'_> {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.value {
+            Some(UNNAMED) => write!(f, "a value that nobody saw, version {}", self.version)?,
             Some(value) => write!(f, "{value}, version {}", self.version)?,
             None => write!(f, "missing")?,
         }

@@ -3,7 +3,7 @@
 //!
 //! Knows spans of time and a model that says which operation may come next; knows nothing of keys.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// Steps between two questions whether the search takes too long.
 const STEPS_BETWEEN_QUESTIONS: u64 = 4_096;
@@ -22,6 +22,8 @@ pub(super) trait Model {
     fn initial(&self) -> Self::State;
     /// The state after `operation`, if it can come next and be answered as it was.
     fn step(&self, state: &Self::State, operation: usize) -> Option<Self::State>;
+    /// Whether two operations without an answer do the same as far as anybody could tell.
+    fn alike(&self, one: usize, other: usize) -> bool;
 }
 
 /// The longest order that was found, and the state after it.
@@ -64,9 +66,10 @@ struct Frame<S> {
     after: Cursor,
 }
 
-/// What was tried: the operations that were ordered, and the state after them. Almost all operations
-/// that were called early are in, so that only the words of the set from the first gap on are kept.
-type Tried<S> = BTreeSet<(usize, Box<[u64]>, Box<[u64]>, S)>;
+/// What was tried: the answered operations that were ordered and the state after them, each with the
+/// sets of open operations that this took. Almost all operations that were called early are in, so
+/// that only the words of the set from the first gap on are kept.
+type Tried<S> = BTreeMap<(usize, Box<[u64]>, S), Vec<Box<[u64]>>>;
 
 /// Looks for an order. `is_late` is asked every so many steps.
 pub(super) fn search<M: Model>(
@@ -104,6 +107,9 @@ struct Search<'a, M: Model> {
     /// Operations without an answer, by call, with the time of it. They are tried last: most of them
     /// never took effect.
     open: Vec<(u64, usize)>,
+    /// By place among the open ones: the last one before it that is alike. It was called earlier, so
+    /// that it can do whatever this one can, and goes first.
+    alike_before: Vec<Option<usize>>,
     open_in: Vec<u64>,
     /// By operation: its place in `done`, which goes by time of call so that the set is dense.
     ranks: Vec<usize>,
@@ -145,6 +151,7 @@ impl<'a, M: Model> Search<'a, M> {
         for (place, (_, operation)) in open.iter().enumerate() {
             ranks[*operation] = place;
         }
+        let alike_before = |place: usize| (0..place).rev().find(|other| model.alike(open[*other].1, open[place].1));
         Self {
             model,
             next: (0..=timed.len()).collect(),
@@ -152,6 +159,7 @@ impl<'a, M: Model> Search<'a, M> {
             times: timed.iter().map(|(time, _)| *time).collect(),
             events: timed.into_iter().map(|(_, event)| event).collect(),
             places,
+            alike_before: (0..open.len()).map(alike_before).collect(),
             open_in: vec![0; open.len().div_ceil(64)],
             open,
             ranks,
@@ -160,7 +168,7 @@ impl<'a, M: Model> Search<'a, M> {
             state: model.initial(),
             cursor: Cursor::Listed(0),
             frames: Vec::new(),
-            tried: BTreeSet::new(),
+            tried: BTreeMap::new(),
             longest: None,
             fewest_left: usize::MAX,
         }
@@ -182,7 +190,8 @@ impl<'a, M: Model> Search<'a, M> {
                 match self.open.get(place) {
                     Some((call, operation)) if *call < bound => {
                         let (operation, after) = (*operation, Cursor::Open(place + 1));
-                        if is_in(&self.open_in, self.ranks[operation]) {
+                        let waits = self.alike_before[place].is_some_and(|other| !is_in(&self.open_in, other));
+                        if waits || is_in(&self.open_in, place) {
                             self.cursor = after;
                         } else {
                             self.attempt(operation, after);
@@ -206,14 +215,19 @@ impl<'a, M: Model> Search<'a, M> {
     fn attempt(&mut self, operation: usize, after: Cursor) {
         self.cursor = after;
         let Some(state) = self.model.step(&self.state, operation) else { return };
+        if self.is_open(operation) && state == self.state {
+            return;
+        }
         self.put_in(operation);
         let first_gap = self.done.iter().position(|word| *word != u64::MAX).unwrap_or(self.done.len());
         let end = self.done.iter().rposition(|word| *word != 0).map_or(first_gap, |last| first_gap.max(last + 1));
-        let key = (first_gap, self.done[first_gap..end].into(), self.open_in.as_slice().into(), state.clone());
-        if !self.tried.insert(key) {
+        let taken = self.tried.entry((first_gap, self.done[first_gap..end].into(), state.clone())).or_default();
+        // Whoever has more open operations left can do whatever one with fewer can.
+        if taken.iter().any(|taken| is_part(taken, &self.open_in)) {
             self.take_out(operation);
             return;
         }
+        taken.push(self.open_in.as_slice().into());
         let before = std::mem::replace(&mut self.state, state);
         self.frames.push(Frame { operation, before, after });
         self.cursor = Cursor::Listed(self.next[0]);
@@ -289,4 +303,8 @@ impl<'a, M: Model> Search<'a, M> {
 
 fn is_in(set: &[u64], at: usize) -> bool {
     set[at / 64] & (1 << (at % 64)) != 0
+}
+
+fn is_part(part: &[u64], of: &[u64]) -> bool {
+    part.iter().zip(of).all(|(part, of)| part & !of == 0)
 }
