@@ -93,6 +93,12 @@ pub(crate) struct Called {
     at: usize,
 }
 
+impl Called {
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+}
+
 impl History {
     /// The next moment.
     pub(crate) fn tick(&mut self) -> u64 {
@@ -121,6 +127,11 @@ impl History {
         if let (Effect::Put(value), Some(history)) = (effect, self.keys.get_mut(&called.key)) {
             history.refused.insert(value);
         }
+    }
+
+    /// The operation as it stands.
+    pub(crate) fn get(&self, called: &Called) -> Option<&Operation> {
+        self.keys.get(&called.key)?.operations.get(called.at)
     }
 
     fn operation(&mut self, called: &Called) -> Option<&mut Operation> {
