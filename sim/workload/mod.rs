@@ -15,6 +15,7 @@ use crate::report::Seen;
 use crate::world;
 use crate::world::net::NetworkState;
 
+mod register;
 mod set;
 
 /// A future of the simulation's one thread.
@@ -36,7 +37,7 @@ pub(crate) trait Workload {
 pub(crate) type Make = fn(Chance) -> Rc<dyn Workload>;
 
 /// All workloads, by name.
-pub(crate) const ALL: &[(&str, Make)] = &[("sets of unique adds", set::make)];
+pub(crate) const ALL: &[(&str, Make)] = &[("sets of unique adds", set::make), ("register", register::make)];
 
 /// What a workload's tasks need.
 #[derive(Clone)]
