@@ -7,7 +7,10 @@
 use crate::chance::Chance;
 use crate::world::World;
 
+mod damage;
+pub(crate) mod disk;
 mod process;
+mod replaced;
 
 /// A fault that lasts from its begin to its end.
 pub(crate) trait Fault {
@@ -32,4 +35,19 @@ pub(crate) struct Kind {
 }
 
 /// All kinds.
-pub(crate) const KINDS: &[&Kind] = &[&process::KILL, &process::KILL_ALL, &process::PAUSE, &process::RESTART];
+pub(crate) const KINDS: &[&Kind] = &[
+    &process::KILL,
+    &process::KILL_ALL,
+    &process::PAUSE,
+    &process::RESTART,
+    &disk::CUT,
+    &disk::FAILED_SYNC,
+    &disk::SLOW,
+    &disk::FULL,
+    &damage::FLIP,
+    &damage::MISDIRECT,
+    &damage::READ,
+    &replaced::LYING,
+    &replaced::EMPTY,
+    &replaced::OLD,
+];

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use quorate::api::Api;
-use quorate::env::disk::MemoryDisk;
+use quorate::env::disk::{DiskCounts, DiskImage, MemoryDisk};
 use quorate::node::{Node, NodeConfig, Sources, Telemetry};
-use quorate::storage::engine::{Engine, MemoryStores};
+use quorate::storage::engine::{Engine, MemoryStores, StoresImage};
 
 use tokio::sync::Notify;
 
 use super::clock::Clocks;
+use super::doubt::Doubt;
 use super::net::NetworkState;
 use super::{CLIENT_PORT, PEER_PORT};
 use crate::chance::Chance;
@@ -44,6 +45,12 @@ pub(crate) enum Harm {
     Loses,
 }
 
+/// A durable state of a machine's device: files and engine.
+pub(crate) struct Image {
+    disk: DiskImage,
+    stores: StoresImage,
+}
+
 /// What the end of a process was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Ended {
@@ -68,6 +75,11 @@ pub(crate) struct Machine {
     restart_at_ms: Cell<Option<u64>>,
     /// Asks the process to end in good order.
     stop: Notify,
+    /// Its device, as it was soon after the beginning.
+    pub(crate) early: RefCell<Option<Image>>,
+    pub(super) doubt: Doubt,
+    /// What of the disk's deeds is in the table of faults.
+    counted: Cell<DiskCounts>,
     network: Arc<NetworkState>,
     clocks: Rc<Clocks>,
 }
@@ -103,6 +115,9 @@ impl Machine {
             harms: RefCell::default(),
             restart_at_ms: Cell::new(None),
             stop: Notify::new(),
+            early: RefCell::default(),
+            doubt: Doubt::default(),
+            counted: Cell::default(),
             network: network.clone(),
             clocks: clocks.clone(),
         }
@@ -121,8 +136,12 @@ impl Machine {
         self.harms.borrow_mut().insert(harm);
     }
 
+    pub(crate) fn is_harmed(&self, harm: Harm) -> bool {
+        self.harms.borrow().contains(&harm)
+    }
+
     /// Cuts the power under a process that is gone already.
-    pub(super) fn power_cut(&self, chance: &Chance, _seen: &Seen) {
+    pub(super) fn power_cut(&self, chance: &Chance, seen: &Seen) {
         self.node.replace(None);
         self.exit.replace(None);
         self.restart_at_ms.set(None);
@@ -133,6 +152,34 @@ impl Machine {
         disk.crash(&mut bits);
         *disk = disk.reboot();
         self.stores.borrow().crash(&mut bits);
+        drop(disk);
+        self.count(seen);
+    }
+
+    /// What the disk has done since the last call goes into the table of faults.
+    pub(crate) fn count(&self, seen: &Seen) {
+        let counts = self.disk.borrow().counts();
+        crate::fault::disk::count(seen, &counts.since(&self.counted.replace(counts)));
+    }
+
+    /// What is durable now.
+    pub(crate) fn image(&self) -> Image {
+        Image { disk: self.disk.borrow().snapshot(), stores: self.stores.borrow().image() }
+    }
+
+    /// Puts a device with an earlier content under a machine that is down.
+    pub(crate) fn restore(&self, image: &Image) {
+        let mut disk = self.disk.borrow_mut();
+        disk.restore(&image.disk);
+        *disk = disk.reboot();
+        self.stores.borrow().restore(&image.stores);
+    }
+
+    /// Puts an empty device under a machine that is down.
+    pub(crate) fn empty(&self) {
+        self.disk.replace(MemoryDisk::new());
+        self.stores.replace(MemoryStores::new());
+        self.counted.set(DiskCounts::default());
     }
 
     pub(super) fn has_ended(&self) -> bool {

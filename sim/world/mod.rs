@@ -1,6 +1,7 @@
 //! The simulated world: whole production nodes on simulated hosts, with disks that survive them.
 
 pub(crate) mod clock;
+mod doubt;
 pub(crate) mod machine;
 pub(crate) mod net;
 
@@ -37,6 +38,8 @@ pub(crate) struct World {
     pub(crate) clocks: Rc<Clocks>,
     machines: BTreeMap<String, Rc<Machine>>,
     chance: Chance,
+    /// When the machines' early images are taken.
+    early_ms: u64,
 }
 
 impl World {
@@ -62,7 +65,9 @@ impl World {
             machines.insert(name.clone(), machine.clone());
             sim.host(name.clone(), move || machine::serve(machine.clone()));
         }
-        Self { sim, seen, topology, network, clocks, machines, chance: Chance::new(seed, "crashes") }
+        let chance = Chance::new(seed, "crashes");
+        let early_ms = Chance::new(seed, "early").between(50, 3_000);
+        Self { sim, seen, topology, network, clocks, machines, chance, early_ms }
     }
 
     /// Names of all nodes, in order.
@@ -117,21 +122,33 @@ impl World {
     /// Cuts a machine's power: its process is gone, and of what it had not synced some is lost, some
     /// is torn. Nothing happens when it is down already.
     pub(crate) fn kill(&mut self, name: &str) {
-        let machine = self.machines[name].clone();
-        if !machine.is_up() {
-            return;
+        if self.machines[name].is_up() {
+            self.cut_power(name);
         }
-        self.resume(name);
-        tracing::info!(node = name, "FAULT power cut");
-        self.sim.crash(name);
-        machine.power_cut(&self.chance, &self.seen);
-        *machine.standing.borrow_mut() = Standing::Down;
     }
 
-    /// Starts a machine that is down. Nothing happens to one that is up or retired.
+    /// The same also under a process that has ended by itself and left unsynced writes behind.
+    pub(crate) fn cut_power(&mut self, name: &str) {
+        let machine = self.machines[name].clone();
+        let standing = machine.standing.borrow().clone();
+        match standing {
+            Standing::Up => {
+                self.resume(name);
+                self.sim.crash(name);
+                *machine.standing.borrow_mut() = Standing::Down;
+            }
+            Standing::Down => {}
+            Standing::Retired(_) => return,
+        }
+        tracing::info!(node = name, "FAULT power cut");
+        machine.power_cut(&self.chance, &self.seen);
+    }
+
+    /// Starts a machine that is down; one whose disk is in doubt as soon as the others are whole.
+    /// Nothing happens to one that is up or retired.
     pub(crate) fn start(&mut self, name: &str) {
         let machine = self.machines[name].clone();
-        if !matches!(*machine.standing.borrow(), Standing::Down) {
+        if !matches!(*machine.standing.borrow(), Standing::Down) || self.must_wait(&machine) {
             return;
         }
         tracing::info!(node = name, "FAULT over: started");
@@ -173,7 +190,13 @@ impl World {
             return;
         }
         let now_ms = crate::now_ms();
+        if now_ms == self.early_ms {
+            self.machines.values().for_each(|machine| drop(machine.early.replace(Some(machine.image()))));
+        }
         for (name, machine) in self.machines.clone() {
+            if machine.disk.borrow().has_stopped() {
+                self.kill(&name);
+            }
             if machine.has_ended() {
                 self.resume(&name);
                 self.sim.crash(name.as_str());
@@ -188,6 +211,7 @@ impl World {
                 self.start(&name);
             }
         }
+        self.judge_doubtful();
     }
 }
 

@@ -6,7 +6,7 @@
 mod memory;
 mod real;
 
-pub use memory::{DiskDelay, DiskImage, MemoryDisk};
+pub use memory::{DiskCounts, DiskDelay, DiskImage, MemoryDisk};
 pub use real::RealDisk;
 
 use std::io;

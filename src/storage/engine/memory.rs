@@ -18,9 +18,11 @@ use parking_lot::{Mutex, RwLock};
 use super::check::{distinct, refused};
 use super::{Batch, Engine, EngineError, StoreId, View, Write};
 
+mod image;
 mod versions;
 mod view;
 
+pub use image::StoresImage;
 use versions::{Pairs, SeqNo};
 use view::MemoryView;
 
@@ -48,6 +50,8 @@ struct State {
     /// Keys with versions or tombstones to drop, by the batch that made them superfluous.
     superseded: VecDeque<(SeqNo, Store, Bytes)>,
     fault: Option<io::ErrorKind>,
+    /// Flushes say that they did, and did not.
+    lying: bool,
     /// Keys whose values fail their checksum until they are written again.
     corrupt: BTreeSet<(StoreId, Bytes)>,
 }
@@ -79,6 +83,7 @@ impl MemoryStores {
             views: BTreeMap::new(),
             superseded: VecDeque::new(),
             fault: None,
+            lying: false,
             corrupt: BTreeSet::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -93,10 +98,7 @@ impl MemoryStores {
     /// `chance` decides. Engines and views opened before are dead.
     pub fn crash(&self, chance: &mut impl FnMut() -> u64) {
         let mut state = self.state.lock();
-        state.generation += 1;
-        state.views.clear();
-        state.superseded.clear();
-        state.fault = None;
+        state.stop();
         for store in state.stores.values() {
             store.write().forget_history();
         }
@@ -113,6 +115,11 @@ impl MemoryStores {
         self.state.lock().fault = fault;
     }
 
+    /// While set, flushes say that they did, and did not.
+    pub fn lie_about_flushes(&self, lie: bool) {
+        self.state.lock().lying = lie;
+    }
+
     /// Damages the value of a key: reads that meet it fail until it is written again.
     pub fn corrupt(&self, store: StoreId, key: &[u8]) {
         self.state.lock().corrupt.insert((store, Bytes::copy_from_slice(key)));
@@ -120,6 +127,14 @@ impl MemoryStores {
 }
 
 impl State {
+    /// What was opened before is dead.
+    fn stop(&mut self) {
+        self.generation += 1;
+        self.views.clear();
+        self.superseded.clear();
+        self.fault = None;
+    }
+
     fn check_pair(&self, store: StoreId, key: &[u8]) -> Result<(), EngineError> {
         if !self.corrupt.is_empty() && self.corrupt.contains(&(store, Bytes::copy_from_slice(key))) {
             return Err(EngineError::Corrupt(format!(
@@ -254,7 +269,9 @@ impl Engine for MemoryEngine {
     fn flush(&self) -> Result<(), EngineError> {
         let mut state = self.live()?;
         state.check_device()?;
-        state.unflushed.clear();
+        if !state.lying {
+            state.unflushed.clear();
+        }
         Ok(())
     }
 

@@ -19,7 +19,7 @@ mod model;
 pub use catalog::Catalog;
 pub use check::{STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX};
 pub use fjall_engine::{FjallConfig, FjallEngine};
-pub use memory::{MemoryEngine, MemoryStores};
+pub use memory::{MemoryEngine, MemoryStores, StoresImage};
 pub use write_set::WriteSet;
 
 use std::ops::Bound;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::DiskCounts;
+
 /// Granularity of what is kept in memory, and of what a torn write leaves whole.
 pub(super) const PAGE_BYTES: usize = 4096;
 /// The device writes this much at once or not at all, unless the write was torn within.
@@ -14,6 +16,8 @@ type Pages = BTreeMap<u64, Box<[u8]>>;
 struct Write {
     offset: u64,
     data: Vec<u8>,
+    /// A feigned sync said that it is on the medium.
+    promised: bool,
 }
 
 /// The bytes of one file. Pages that are absent are zero.
@@ -45,7 +49,7 @@ impl Content {
         self.size = self.size.max(offset + data.len() as u64);
         let durable = &self.durable;
         put(&mut self.seen, data, offset, |page| durable.get(&page).cloned());
-        self.unsynced.push(Write { offset, data: data.to_vec() });
+        self.unsynced.push(Write { offset, data: data.to_vec(), promised: false });
     }
 
     /// All that was written is on the medium. Pages that an earlier sync lost stay as they are there.
@@ -58,6 +62,12 @@ impl Content {
             Some(durable) => durable != seen,
             None => seen.iter().any(|byte| *byte != 0),
         });
+    }
+
+    /// A feigned sync. Returns whether there was something to write.
+    pub(super) fn promise(&mut self) -> bool {
+        self.unsynced.iter_mut().for_each(|write| write.promised = true);
+        !self.unsynced.is_empty()
     }
 
     /// A sync has failed: memory goes on showing what was written, and no later sync writes it.
@@ -74,11 +84,24 @@ impl Content {
         self.durable.entry(page).or_insert_with(zero_page)[within] ^= 1 << (bit % 8);
     }
 
+    /// Replaces bytes on the medium, and in memory if they are there too.
+    pub(super) fn overwrite(&mut self, data: &[u8], offset: u64) {
+        for_pages(offset, data.len(), |page, within, range| {
+            let part = &data[range];
+            if let Some(seen) = self.seen.get_mut(&page) {
+                seen[within..within + part.len()].copy_from_slice(part);
+            }
+            let bytes = self.durable.entry(page).or_insert_with(zero_page);
+            bytes[within..within + part.len()].copy_from_slice(part);
+        });
+    }
+
     /// The machine stops: of each write that was not synced, all, nothing, a part up to some byte, or
     /// some sectors are on the medium.
-    pub(super) fn crash(&mut self, random: &mut impl FnMut() -> u64) {
+    pub(super) fn crash(&mut self, random: &mut impl FnMut() -> u64, counts: &mut DiskCounts) {
         self.seen.clear();
         for write in std::mem::take(&mut self.unsynced) {
+            let before = self.durable_at(&write);
             match random() % 4 {
                 0 => {}
                 1 => put(&mut self.durable, &write.data, write.offset, |_| None),
@@ -88,7 +111,28 @@ impl Content {
                 }
                 _ => self.keep_sectors(&write, random),
             }
+            let after = self.durable_at(&write);
+            // A write of what was there already cannot be lost.
+            if after == write.data {
+                continue;
+            }
+            let is_torn = after != before;
+            counts.writes_torn += u64::from(is_torn);
+            counts.writes_lost += u64::from(!is_torn);
+            counts.promises_broken += u64::from(write.promised);
         }
+    }
+
+    /// What the medium has where `write` goes.
+    fn durable_at(&self, write: &Write) -> Vec<u8> {
+        let mut data = vec![0; write.data.len()];
+        for_pages(write.offset, data.len(), |page, within, range| {
+            if let Some(bytes) = self.durable.get(&page) {
+                let part = &mut data[range];
+                part.copy_from_slice(&bytes[within..within + part.len()]);
+            }
+        });
+        data
     }
 
     fn keep_sectors(&mut self, write: &Write, random: &mut impl FnMut() -> u64) {

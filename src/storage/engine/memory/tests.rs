@@ -186,3 +186,40 @@ fn a_damaged_value_is_never_served() {
     engine.commit(write(store, "b", Some("w"))).unwrap();
     assert_eq!(engine.view(store).unwrap().get(b"b").unwrap().as_deref(), Some(b"w".as_slice()));
 }
+
+#[test]
+fn an_image_holds_what_was_flushed_and_is_put_back_whole() {
+    let stores = MemoryStores::new();
+    let flushed = scenario(&stores).remove(0);
+    let image = stores.image();
+    let engine = stores.open();
+    let latest = content(&engine);
+    assert_ne!(latest, flushed, "taking an image changes nothing");
+    engine.flush().unwrap();
+    stores.restore(&image);
+    assert!(engine.flush().is_err(), "what was opened before is dead");
+    assert_eq!(content(&stores.open()), flushed);
+    stores.crash(&mut || 0);
+    assert_eq!(content(&stores.open()), flushed, "what was put back is durable");
+    stores.open().commit(write(flushed[1].0, "a", Some("other"))).unwrap();
+    stores.restore(&image);
+    assert_eq!(content(&stores.open()), flushed, "an image is not what became of it");
+}
+
+#[test]
+fn a_feigned_flush_may_lose() {
+    let stores = MemoryStores::new();
+    let engine = stores.open();
+    let store = engine.create_store().unwrap();
+    engine.flush().unwrap();
+    stores.lie_about_flushes(true);
+    engine.commit(write(store, "a", Some("1"))).unwrap();
+    engine.flush().unwrap();
+    stores.crash(&mut || 0);
+    assert_eq!(stores.open().view(store).unwrap().get(b"a").unwrap(), None);
+    stores.lie_about_flushes(false);
+    stores.open().commit(write(store, "a", Some("2"))).unwrap();
+    stores.open().flush().unwrap();
+    stores.crash(&mut || 0);
+    assert!(stores.open().view(store).unwrap().get(b"a").unwrap().is_some());
+}

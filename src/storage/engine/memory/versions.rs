@@ -11,13 +11,14 @@ use super::super::{Direction, KeyRange};
 pub(super) type SeqNo = u64;
 
 /// Invariant: a slot's `older` versions ascend and are older than its own.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Pairs {
     slots: BTreeMap<Bytes, Slot>,
     /// Keys and values of the newest versions.
     bytes: u64,
 }
 
+#[derive(Clone)]
 struct Slot {
     seqno: SeqNo,
     /// `None` is a tombstone.
