@@ -7,7 +7,12 @@
 use crate::chance::Chance;
 use crate::world::World;
 
+mod clock;
+mod frames;
+mod link;
+mod partition;
 mod process;
+mod slow;
 
 /// A fault that lasts from its begin to its end.
 pub(crate) trait Fault {
@@ -32,4 +37,20 @@ pub(crate) struct Kind {
 }
 
 /// All kinds.
-pub(crate) const KINDS: &[&Kind] = &[&process::KILL, &process::KILL_ALL, &process::PAUSE];
+pub(crate) const KINDS: &[&Kind] = &[
+    &process::KILL,
+    &process::KILL_ALL,
+    &process::PAUSE,
+    &partition::SYMMETRIC,
+    &partition::ONE_WAY,
+    &partition::BRIDGE,
+    &link::LOSS,
+    &link::DELAY,
+    &link::HALF_OPEN,
+    &frames::REORDERING,
+    &frames::DUPLICATES,
+    &clock::WALL_JUMP,
+    &clock::WALL_DRIFT,
+    &clock::MONOTONIC_DRIFT,
+    &slow::SLOW_NODE,
+];

@@ -1,6 +1,8 @@
 //! The simulated world: whole production nodes on simulated hosts, with disks that survive them.
 
 pub(crate) mod clock;
+pub(crate) mod frames;
+mod links;
 pub(crate) mod machine;
 pub(crate) mod net;
 
@@ -16,6 +18,7 @@ use quorate::node::Node;
 use turmoil::Sim;
 
 use self::clock::Clocks;
+use self::links::Latencies;
 use self::machine::{Harm, Machine, Standing};
 use self::net::{NetworkState, SimNetwork};
 use crate::chance::Chance;
@@ -36,6 +39,7 @@ pub(crate) struct World {
     pub(crate) network: Arc<NetworkState>,
     pub(crate) clocks: Rc<Clocks>,
     machines: BTreeMap<String, Rc<Machine>>,
+    latencies: Latencies,
     chance: Chance,
 }
 
@@ -62,7 +66,8 @@ impl World {
             machines.insert(name.clone(), machine.clone());
             sim.host(name.clone(), move || machine::serve(machine.clone()));
         }
-        Self { sim, seen, topology, network, clocks, machines, chance: Chance::new(seed, "crashes") }
+        let chance = Chance::new(seed, "crashes");
+        Self { sim, seen, topology, network, clocks, machines, latencies: Latencies::new(), chance }
     }
 
     /// Names of all nodes, in order.
