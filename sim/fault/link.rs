@@ -13,7 +13,7 @@ pub(crate) const LOSS: Kind = Kind {
     counts: &["network: loss"],
     weight: 3,
     lasts_ms: (500, 8_000),
-    make: |chance| Box::new(Loss { chance, links: Vec::new(), every_ms: 1, is_counted: false }),
+    make: |chance| Box::new(Loss { chance, links: Vec::new(), pause_ms: 1, is_counted: false }),
 };
 
 /// Messages take long.
@@ -55,33 +55,42 @@ fn sent(world: &World, links: &[(String, String)]) -> u64 {
 
 struct Loss {
     chance: Chance,
-    links: Vec<(String, String)>,
-    /// Mean time between two losses on one link.
-    every_ms: u64,
+    /// From whom to whom, and when the next loss is due.
+    links: Vec<(String, String, u64)>,
+    /// Longest pause between two losses on one link.
+    pause_ms: u64,
     is_counted: bool,
 }
 
 impl Fault for Loss {
     fn begin(&mut self, world: &mut World) {
-        self.links = some_links(world, &self.chance);
-        self.every_ms = self.chance.between(200, 3_000);
-        tracing::info!(links = ?self.links, self.every_ms, "FAULT loss");
+        let links = some_links(world, &self.chance);
+        self.pause_ms = self.chance.between(200, 4_000);
+        tracing::info!(?links, self.pause_ms, "FAULT loss");
+        let both_ways = links.into_iter().flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]);
+        let now_ms = crate::now_ms();
+        self.links = both_ways.map(|(from, to)| (from, to, now_ms + self.chance.below(self.pause_ms))).collect();
     }
 
     fn tick(&mut self, world: &mut World) {
-        for (a, b) in &self.links {
-            if self.chance.below(self.every_ms) > 0 {
+        let now_ms = crate::now_ms();
+        for (from, to, due_ms) in self.links.iter_mut().filter(|(_, _, due_ms)| *due_ms <= now_ms) {
+            // As soon as there is something to lose.
+            let lost = world.lose(from, to);
+            if lost == 0 {
                 continue;
             }
-            let (from, to) = if self.chance.percent(50) { (a, b) } else { (b, a) };
-            let lost = world.lose(from, to);
-            if lost > 0 && !std::mem::replace(&mut self.is_counted, true) {
+            tracing::debug!(from, to, lost, "FAULT lost");
+            *due_ms = now_ms + self.chance.between(1, self.pause_ms + 1);
+            if !std::mem::replace(&mut self.is_counted, true) {
                 world.seen.fired(LOSS.counts[0]);
             }
         }
     }
 
-    fn end(&mut self, _: &mut World) {}
+    fn end(&mut self, _: &mut World) {
+        self.links.clear();
+    }
 }
 
 struct Delay {

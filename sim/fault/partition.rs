@@ -82,7 +82,7 @@ impl Partition {
                 pairs(from, to)
             }
             Shape::Bridge => {
-                // The leader is the bridge, or in the first half.
+                // Who comes first is the bridge, or else in the second half.
                 names.rotate_left(self.chance.below(2) as usize);
                 let (left, right) = split(&names[1..], self.chance.between(1, whole - 1));
                 both_ways(left, right)
