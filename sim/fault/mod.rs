@@ -7,10 +7,15 @@
 use crate::chance::Chance;
 use crate::world::World;
 
+mod clock;
 mod damage;
-pub(crate) mod disk;
+mod frames;
+mod link;
+mod partition;
 mod process;
 mod replaced;
+mod slow;
+pub(crate) mod disk;
 
 /// A fault that lasts from its begin to its end.
 pub(crate) trait Fault {
@@ -50,4 +55,16 @@ pub(crate) const KINDS: &[&Kind] = &[
     &replaced::LYING,
     &replaced::EMPTY,
     &replaced::OLD,
+    &partition::SYMMETRIC,
+    &partition::ONE_WAY,
+    &partition::BRIDGE,
+    &link::LOSS,
+    &link::DELAY,
+    &link::HALF_OPEN,
+    &frames::REORDERING,
+    &frames::DUPLICATES,
+    &clock::WALL_JUMP,
+    &clock::WALL_DRIFT,
+    &clock::MONOTONIC_DRIFT,
+    &slow::SLOW_NODE,
 ];

@@ -1,5 +1,5 @@
-//! The clocks of the nodes: a rate each for the monotonic one, an offset each for the wall, and
-//! processes that stand still.
+//! The clocks of the nodes: a rate each for the monotonic one, an offset and a rate each for the wall,
+//! and processes that stand still.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,15 +22,24 @@ struct Monotonic {
     rate: f64,
 }
 
+/// A wall clock: it was wrong by `offset_ms` at `since_ms`, and gains `gain` milliseconds in each.
+#[derive(Clone, Copy, Default)]
+struct Wall {
+    offset_ms: i64,
+    since_ms: u64,
+    gain: f64,
+}
+
 #[derive(Default)]
 struct State {
     /// Which host a tokio runtime belongs to. A new boot has a new one.
-    hosts: BTreeMap<String, Id>,
     names: Vec<(Id, String)>,
     monotonic: BTreeMap<String, Monotonic>,
     rates: BTreeMap<String, f64>,
-    wall_offset_ms: BTreeMap<String, i64>,
+    walls: BTreeMap<String, Wall>,
     still: BTreeSet<String>,
+    /// How often each host has asked for the time.
+    readings: BTreeMap<String, u64>,
 }
 
 /// All clocks of a world.
@@ -47,13 +56,13 @@ impl Clocks {
         clocks
     }
 
-    /// Says that the current runtime is a new boot of `host`.
+    /// Says that the current runtime is a new boot of `host`. Its monotonic clock begins anew, at the
+    /// rate of its machine.
     pub(super) fn register(&self, host: &str) {
         let mut state = self.state.borrow_mut();
         let id = Handle::current().id();
         state.names.retain(|(_, name)| name != host);
         state.names.push((id, host.to_owned()));
-        state.hosts.insert(host.to_owned(), id);
         state.monotonic.remove(host);
     }
 
@@ -64,14 +73,30 @@ impl Clocks {
         state.names.iter().find(|(of, _)| *of == id).map(|(_, name)| name.clone())
     }
 
-    /// Lets a monotonic clock run `rate` times as fast as it should, from now on.
+    /// Lets a monotonic clock run `rate` times as fast as it should, from its next reading on.
     pub(crate) fn set_rate(&self, host: &str, rate: f64) {
         self.state.borrow_mut().rates.insert(host.to_owned(), rate);
     }
 
-    /// Sets a wall clock wrong by so much.
+    /// Sets a wall clock wrong by so much, from now on.
     pub(crate) fn set_wall_offset_ms(&self, host: &str, offset_ms: i64) {
-        self.state.borrow_mut().wall_offset_ms.insert(host.to_owned(), offset_ms);
+        let mut state = self.state.borrow_mut();
+        let wall = state.walls.entry(host.to_owned()).or_default();
+        *wall = Wall { offset_ms, since_ms: crate::now_ms(), gain: wall.gain };
+    }
+
+    /// Lets a wall clock run `rate` times as fast as it should, from now on.
+    pub(crate) fn set_wall_rate(&self, host: &str, rate: f64) {
+        let now_ms = crate::now_ms();
+        let mut state = self.state.borrow_mut();
+        let wall = state.walls.entry(host.to_owned()).or_default();
+        *wall = Wall { offset_ms: wall.wrong_by_ms(now_ms), since_ms: now_ms, gain: rate - 1.0 };
+    }
+
+    /// How often a process on `host` has asked for the time: it has run on its clocks, whatever they
+    /// showed, when this has grown.
+    pub(crate) fn readings(&self, host: &str) -> u64 {
+        self.state.borrow().readings.get(host).copied().unwrap_or(0)
     }
 
     pub(super) fn pause(&self, host: &str) {
@@ -87,6 +112,7 @@ impl Clocks {
         let host = self.current()?;
         let mut state = self.state.borrow_mut();
         let rate = *state.rates.get(&host).unwrap_or(&1.0);
+        *state.readings.entry(host.clone()).or_default() += 1;
         let clock = state.monotonic.entry(host).or_insert(Monotonic { real, shown: real, rate });
         if (clock.rate - rate).abs() > f64::EPSILON {
             *clock = Monotonic { real, shown: clock.at(real), rate };
@@ -98,6 +124,13 @@ impl Clocks {
 impl Monotonic {
     fn at(&self, real: Instant) -> Instant {
         self.shown + real.saturating_duration_since(self.real).mul_f64(self.rate)
+    }
+}
+
+impl Wall {
+    #[allow(clippy::cast_possible_truncation, reason = "a run lasts a day at most")]
+    fn wrong_by_ms(&self, now_ms: u64) -> i64 {
+        self.offset_ms + ((now_ms - self.since_ms) as f64 * self.gain) as i64
     }
 }
 
@@ -116,10 +149,12 @@ impl TimeHook for Hook {
 
     fn wall(&self) -> SystemTime {
         let host = self.0.current();
+        let now_ms = crate::now_ms();
         let state = self.0.state.borrow();
-        let offset_ms = host.and_then(|host| state.wall_offset_ms.get(&host).copied()).unwrap_or(0);
-        let true_ms = EPOCH.as_millis() as i64 + super::super::now_ms() as i64;
-        SystemTime::UNIX_EPOCH + Duration::from_millis((true_ms + offset_ms).unsigned_abs())
+        let wrong_by_ms = host.and_then(|host| state.walls.get(&host)).map_or(0, |wall| wall.wrong_by_ms(now_ms));
+        let true_time = SystemTime::UNIX_EPOCH + EPOCH + Duration::from_millis(now_ms);
+        let wrong_by = Duration::from_millis(wrong_by_ms.unsigned_abs());
+        if wrong_by_ms < 0 { true_time - wrong_by } else { true_time + wrong_by }
     }
 
     fn stands_still(&self) -> Option<Duration> {

@@ -2,6 +2,8 @@
 
 pub(crate) mod clock;
 mod doubt;
+pub(crate) mod frames;
+mod links;
 pub(crate) mod machine;
 pub(crate) mod net;
 
@@ -17,6 +19,7 @@ use quorate::node::Node;
 use turmoil::Sim;
 
 use self::clock::Clocks;
+use self::links::Latencies;
 use self::machine::{Harm, Machine, Standing};
 use self::net::{NetworkState, SimNetwork};
 use crate::chance::Chance;
@@ -37,6 +40,7 @@ pub(crate) struct World {
     pub(crate) network: Arc<NetworkState>,
     pub(crate) clocks: Rc<Clocks>,
     machines: BTreeMap<String, Rc<Machine>>,
+    latencies: Latencies,
     chance: Chance,
     /// When the machines' early images are taken.
     early_ms: u64,
@@ -67,7 +71,8 @@ impl World {
         }
         let chance = Chance::new(seed, "crashes");
         let early_ms = Chance::new(seed, "early").between(50, 3_000);
-        Self { sim, seen, topology, network, clocks, machines, chance, early_ms }
+        let latencies = Latencies::new();
+        Self { sim, seen, topology, network, clocks, machines, latencies, chance, early_ms }
     }
 
     /// Names of all nodes, in order.

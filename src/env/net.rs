@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -15,12 +16,41 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
+/// A frame from another node that has arrived whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameKind {
+    /// A small call for itself: a heartbeat, a vote, a transfer of leadership. Calls overtake each
+    /// other.
+    Call,
+    /// Part of a session of appends, which keeps its order.
+    Append,
+}
+
+/// What becomes of a frame that has arrived.
+///
+/// A stream of bytes neither reorders nor repeats what it carries, but the frames of a node's several
+/// connections overtake each other, and a frame may be sent again on a later connection. A simulator
+/// makes both happen often, frame by frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It is acted on at once.
+    Deliver,
+    /// It is acted on after so long. Later calls overtake a call; a session of appends waits.
+    Late(Duration),
+    /// It is acted on at once, and again after so long. The second answer goes nowhere.
+    Twice(Duration),
+}
+
 /// Where connections come from and go to.
 pub trait Network: Send + Sync + 'static {
     /// Connects to `host:port`.
     fn connect<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
     /// Listens on `host:port`; port 0 picks one.
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>>;
+    /// What becomes of a frame that has arrived; asked once a frame.
+    fn fate(&self, _frame: FrameKind) -> Fate {
+        Fate::Deliver
+    }
 }
 
 /// An open listening socket.
@@ -68,6 +98,18 @@ mod tcp {
 
         fn local_address(&self) -> io::Result<SocketAddr> {
             self.local_addr()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_delivers_every_frame_at_once_and_once() {
+        for frame in [FrameKind::Call, FrameKind::Append] {
+            assert_eq!(TcpNetwork.fate(frame), Fate::Deliver);
         }
     }
 }

@@ -58,7 +58,8 @@ fn real_duration(wait: Duration) -> Duration {
 /// Waits for `wait` on the monotonic clock.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn sleep(wait: Duration) -> Sleep {
-    Sleep { timer: tokio::time::sleep(real_duration(wait)) }
+    let until = hook().and_then(|hook| hook.now(Instant::now()).checked_add(wait));
+    Sleep { timer: tokio::time::sleep(real_duration(wait)), until }
 }
 
 /// Waits until the monotonic clock shows `deadline`.
@@ -94,6 +95,8 @@ pin_project! {
     pub struct Sleep {
         #[pin]
         timer: tokio::time::Sleep,
+        // On the node's clock; only where a hook bends it.
+        until: Option<Instant>,
     }
 }
 
@@ -102,13 +105,26 @@ impl Future for Sleep {
 
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.project().timer;
+        let this = self.project();
+        let mut timer = this.timer;
         loop {
             ready!(timer.as_mut().poll(context));
-            let Some(left) = hook().and_then(|hook| hook.stands_still()) else { return Poll::Ready(()) };
+            let Some(left) = still_to_wait(*this.until) else { return Poll::Ready(()) };
             timer.as_mut().reset(Instant::now() + left);
         }
     }
+}
+
+/// What is left of a wait whose timer has fired, under a hook: the process stands still, or its clock
+/// has been slowed down since. A sleep never ends before the clock shows its end.
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+fn still_to_wait(until: Option<Instant>) -> Option<Duration> {
+    let hook = hook()?;
+    if let Some(still) = hook.stands_still() {
+        return Some(still);
+    }
+    let left = until?.saturating_duration_since(hook.now(Instant::now()));
+    (!left.is_zero()).then(|| hook.real_duration(left))
 }
 
 pin_project! {
@@ -131,5 +147,49 @@ impl<F: Future> Future for Timeout<F> {
             return Poll::Ready(Ok(output));
         }
         this.sleep.poll(context).map(|()| Err(Elapsed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A clock that runs at half speed from a moment on.
+    struct Slowing {
+        since: Cell<Option<Instant>>,
+    }
+
+    impl TimeHook for Slowing {
+        fn now(&self, real: Instant) -> Instant {
+            self.since.get().map_or(real, |since| real - real.saturating_duration_since(since) / 2)
+        }
+
+        fn real_duration(&self, wait: Duration) -> Duration {
+            if self.since.get().is_some() { wait * 2 } else { wait }
+        }
+
+        fn wall(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH
+        }
+
+        fn stands_still(&self) -> Option<Duration> {
+            None
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_does_not_end_early_when_the_clock_is_slowed_down_during_it() {
+        let clock = Rc::new(Slowing { since: Cell::new(None) });
+        set_hook(Some(clock.clone()));
+        let (real, deadline) = (Instant::now(), now() + Duration::from_secs(10));
+        let mut sleep = std::pin::pin!(sleep_until(deadline));
+        assert_eq!(timeout(Duration::from_secs(4), sleep.as_mut()).await, Err(Elapsed));
+        clock.since.set(Some(Instant::now()));
+        sleep.await;
+        assert!(now() >= deadline);
+        assert_eq!(real.elapsed().as_secs(), 16, "six seconds were left, at half speed");
+        set_hook(None);
     }
 }

@@ -154,7 +154,13 @@ impl Host {
         let links = Arc::new(Links::new(env.net.clone(), peers.clone()));
         let registry = Arc::new(Registry::new(peers));
         let (stop, stopped) = watch::channel(false);
-        let service = PeerService::new(registry.clone(), engine.clone(), worker("snapshot-write"), stopped.clone());
+        let service = PeerService::new(
+            env.net.clone(),
+            registry.clone(),
+            engine.clone(),
+            worker("snapshot-write"),
+            stopped.clone(),
+        );
         let flush = worker("flush");
         let ground = Ground {
             raft,

@@ -22,7 +22,7 @@ use super::peers::{Identity, PeerBook};
 use super::settings::TickConfig;
 use super::test_bed::{Chain, Disk, chain};
 use crate::env::disk::RealDisk;
-use crate::env::net::{BoxFuture, Listener, Network, Stream, TcpNetwork};
+use crate::env::net::{BoxFuture, Fate, FrameKind, Listener, Network, Stream, TcpNetwork};
 use crate::env::work::Workers;
 use crate::env::{Env, time};
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
@@ -59,6 +59,8 @@ pub(super) struct Wire {
     pub(super) deaf: AtomicBool,
     /// Nodes that cannot be reached, by port.
     pub(super) unreachable: Mutex<Vec<u16>>,
+    /// What becomes of frames that arrive at this node, if not the usual.
+    pub(super) fate: Mutex<Option<Fate>>,
 }
 
 struct TestNetwork(Arc<Wire>);
@@ -77,6 +79,10 @@ impl Network for TestNetwork {
 
     fn listen<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         TcpNetwork.listen(address)
+    }
+
+    fn fate(&self, frame: FrameKind) -> Fate {
+        self.0.fate.lock().unwrap_or_else(|| TcpNetwork.fate(frame))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The follower's end of an append session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, future, stream};
 use openraft::base::BoxStream;
@@ -8,6 +9,8 @@ use parking_lot::Mutex;
 use tonic::{Status, Streaming};
 
 use super::server::{not_read, stopped};
+use crate::env::net::{Fate, FrameKind, Network};
+use crate::env::time;
 use crate::proto::internal as wire;
 use crate::proto::internal::peer_error::Code;
 use crate::raft::codec;
@@ -20,11 +23,15 @@ type Answers = BoxStream<'static, Result<wire::AppendReply, Status>>;
 
 /// Answers a session's frames in order. A frame that is refused ends the session, after the answers
 /// to those before it.
-pub(super) fn answers(registry: Arc<Registry>, mut frames: Streaming<wire::AppendFrame>) -> Answers {
+pub(super) fn answers(
+    net: Arc<dyn Network>,
+    registry: Arc<Registry>,
+    mut frames: Streaming<wire::AppendFrame>,
+) -> Answers {
     let session = async move {
         match frames.next().await {
             Some(Ok(first)) => match registry.admit(first.envelope.as_ref()) {
-                Ok(core) => append(registry, core, first, frames),
+                Ok(core) => append(net, registry, core, first, frames),
                 Err(refusal) => only(Ok(refused(&refusal))),
             },
             Some(Err(status)) => only(Err(status)),
@@ -43,6 +50,7 @@ fn refused(refusal: &Refusal) -> wire::AppendReply {
 }
 
 fn append(
+    net: Arc<dyn Network>,
     registry: Arc<Registry>,
     core: Arc<Core>,
     first: wire::AppendFrame,
@@ -50,7 +58,7 @@ fn append(
 ) -> Answers {
     let why = Arc::new(Mutex::new(None));
     let peers = registry.peers.clone();
-    let requests = requests(registry, core.clone(), first, frames, why.clone());
+    let requests = requests(net, registry, core.clone(), first, frames, why.clone());
     let answers = core.raft.stream_append(requests).map(move |answer| match answer {
         // What this node acknowledges and the log that proves it go together: a peer that knows
         // of both refuses an older disk.
@@ -63,6 +71,7 @@ fn append(
 
 /// The session's requests, up to the first frame that is refused; `why` then says why.
 fn requests(
+    net: Arc<dyn Network>,
     registry: Arc<Registry>,
     core: Arc<Core>,
     first: wire::AppendFrame,
@@ -71,10 +80,17 @@ fn requests(
 ) -> impl Stream<Item = AppendRequest> + Send + 'static {
     let frames = stream::once(future::ready(Ok(first))).chain(frames);
     stream::unfold(Box::pin(frames), move |mut frames| {
-        let (registry, core, why) = (registry.clone(), core.clone(), why.clone());
+        let (net, registry, core, why) = (net.clone(), registry.clone(), core.clone(), why.clone());
         async move {
             // A broken stream ends the session; the leader sees it by itself.
             let frame = frames.next().await?.ok()?;
+            match net.fate(FrameKind::Append) {
+                Fate::Deliver => {}
+                Fate::Late(by) => time::sleep(by).await,
+                Fate::Twice(after) => {
+                    drop(tokio::spawn(append_again(registry.clone(), core.clone(), frame.clone(), after)));
+                }
+            }
             match read(&registry, &core, frame).await {
                 Ok(request) => Some((request, frames)),
                 Err(refusal) => {
@@ -84,6 +100,15 @@ fn requests(
             }
         }
     })
+}
+
+/// Appends once more, beside the session, as if the frame had been sent again on another connection.
+/// Nobody hears this answer.
+async fn append_again(registry: Arc<Registry>, core: Arc<Core>, frame: wire::AppendFrame, after: Duration) {
+    time::sleep(after).await;
+    if let Ok(request) = read(&registry, &core, frame).await {
+        drop(core.raft.append_entries(request).await);
+    }
 }
 
 async fn read(registry: &Registry, core: &Arc<Core>, frame: wire::AppendFrame) -> Result<AppendRequest, Refusal> {

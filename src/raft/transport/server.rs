@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::connect::stopped as stopped_serving;
 use super::receive::Receiving;
 use super::{CONTROL_CALLS_MAX, refused_status, serve_append};
-use crate::env::net::BoxFuture;
+use crate::env::net::{BoxFuture, Fate, FrameKind, Network};
 use crate::env::time;
 use crate::env::work::Worker;
 use crate::proto::internal as wire;
@@ -44,6 +44,8 @@ pub(in crate::raft) struct PeerService {
 }
 
 struct Inner {
+    /// Says what becomes of frames.
+    net: Arc<dyn Network>,
     registry: Arc<Registry>,
     engine: Arc<dyn Engine>,
     /// Writes received snapshots.
@@ -56,13 +58,14 @@ struct Inner {
 
 impl PeerService {
     pub(in crate::raft) fn new(
+        net: Arc<dyn Network>,
         registry: Arc<Registry>,
         engine: Arc<dyn Engine>,
         writer: Worker,
         stop: watch::Receiver<bool>,
     ) -> Self {
         let forwards = Semaphore::new(REQUESTS_IN_FLIGHT_MAX);
-        Self { inner: Arc::new(Inner { registry, engine, writer, forward: RwLock::default(), forwards, stop }) }
+        Self { inner: Arc::new(Inner { net, registry, engine, writer, forward: RwLock::default(), forwards, stop }) }
     }
 
     pub(in crate::raft) fn set_forward_handler(&self, handler: Arc<dyn ForwardHandler>) {
@@ -87,8 +90,8 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendFrame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let registry = self.inner.registry.clone();
-        let answers = serve_append::answers(registry, request.into_inner());
+        let (net, registry) = (self.inner.net.clone(), self.inner.registry.clone());
+        let answers = serve_append::answers(net, registry, request.into_inner());
         Ok(Response::new(Box::pin(answers.take_until(stopped_serving(self.inner.stop.clone())))))
     }
 
@@ -154,12 +157,23 @@ impl Inner {
     }
 
     async fn control(self: Arc<Self>, frame: wire::ControlFrame) -> wire::ControlReply {
+        match self.net.fate(FrameKind::Call) {
+            Fate::Deliver => {}
+            Fate::Late(by) => time::sleep(by).await,
+            Fate::Twice(after) => drop(tokio::spawn(self.clone().answer_again(frame.clone(), after))),
+        }
         let reply = match self.answer(frame.envelope.as_ref(), frame.request).await {
             Ok(reply) => reply,
             Err(refusal) => Reply::Error(refusal.to_wire()),
         };
         let log_position = self.registry.peers.position();
         wire::ControlReply { call: frame.call, reply: Some(reply), log_position }
+    }
+
+    /// Executes a call once more, as if it had come again. Nobody hears this answer.
+    async fn answer_again(self: Arc<Self>, frame: wire::ControlFrame, after: Duration) {
+        time::sleep(after).await;
+        drop(self.answer(frame.envelope.as_ref(), frame.request).await);
     }
 
     async fn answer(&self, envelope: Option<&wire::Envelope>, call: Option<Call>) -> Result<Reply, Refusal> {

@@ -17,7 +17,7 @@ use super::lane::{Client, Lane, Use};
 use super::snapshot::SNAPSHOT_FORMAT;
 use super::*;
 use crate::env::disk::RealDisk;
-use crate::env::net::TcpNetwork;
+use crate::env::net::{Fate, TcpNetwork};
 use crate::env::work::Workers;
 use crate::env::{self, time};
 use crate::proto::internal::peer_error::Code as PeerCode;
@@ -339,4 +339,19 @@ async fn heartbeats_do_not_wait_for_appends() {
     }
     assert_eq!(process.group().status().term, term, "no follower missed its leader");
     env::time::timeout(Duration::from_secs(60), cluster.agree(65)).await.unwrap();
+}
+
+#[tokio::test]
+async fn frames_that_come_again_or_late_change_nothing() {
+    let cluster = Cluster::founded(100).await;
+    for fate in [Fate::Twice(Duration::from_millis(30)), Fate::Late(Duration::from_millis(30))] {
+        for node in &cluster.nodes {
+            node.wire.fate.lock().replace(fate);
+        }
+        let mut last = 0;
+        for n in 0..20 {
+            last = cluster.put(format!("{fate:?} {n}")).await.at.index;
+        }
+        cluster.agree(last).await;
+    }
 }
