@@ -7,7 +7,9 @@
 use crate::chance::Chance;
 use crate::world::World;
 
+mod control;
 mod process;
+mod snapshot;
 
 /// A fault that lasts from its begin to its end.
 pub(crate) trait Fault {
@@ -32,4 +34,12 @@ pub(crate) struct Kind {
 }
 
 /// All kinds.
-pub(crate) const KINDS: &[&Kind] = &[&process::KILL, &process::KILL_ALL, &process::PAUSE];
+pub(crate) const KINDS: &[&Kind] = &[
+    &process::KILL,
+    &process::KILL_ALL,
+    &process::PAUSE,
+    &control::TRANSFER,
+    &control::META_LEADER_LOSS,
+    &control::OLD_MAP,
+    &snapshot::SNAPSHOT,
+];

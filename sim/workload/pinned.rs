@@ -184,7 +184,7 @@ impl Pinned {
             }
             _ => ("pin/".to_owned(), "pin0".to_owned(), page * 20),
         };
-        Wanted { start, end, page, revision: revision.max(u64::from(revision > 0)), reverse }
+        Wanted { start, end, page, revision, reverse }
     }
 
     /// Scans to the end, through errors. Returns whether it came there.
