@@ -8,6 +8,7 @@ use crate::chance::Chance;
 use crate::world::World;
 
 mod clock;
+mod control;
 mod damage;
 mod frames;
 mod link;
@@ -15,6 +16,7 @@ mod partition;
 mod process;
 mod replaced;
 mod slow;
+mod snapshot;
 pub(crate) mod disk;
 
 /// A fault that lasts from its begin to its end.
@@ -67,4 +69,8 @@ pub(crate) const KINDS: &[&Kind] = &[
     &clock::WALL_DRIFT,
     &clock::MONOTONIC_DRIFT,
     &slow::SLOW_NODE,
+    &control::TRANSFER,
+    &control::META_LEADER_LOSS,
+    &control::OLD_MAP,
+    &snapshot::SNAPSHOT,
 ];

@@ -15,8 +15,16 @@ use crate::report::Seen;
 use crate::world;
 use crate::world::net::NetworkState;
 
+mod bank;
+mod counter;
+mod history;
+mod marks;
+mod metadata;
+mod outcome;
+mod pinned;
 mod register;
 mod set;
+mod ttl;
 
 /// A future of the simulation's one thread.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -37,7 +45,15 @@ pub(crate) trait Workload {
 pub(crate) type Make = fn(Chance) -> Rc<dyn Workload>;
 
 /// All workloads, by name.
-pub(crate) const ALL: &[(&str, Make)] = &[("sets of unique adds", set::make), ("register", register::make)];
+pub(crate) const ALL: &[(&str, Make)] = &[
+    ("register", register::make),
+    ("sets of unique adds", set::make),
+    ("counters by session", counter::make),
+    ("bank transfers", bank::make),
+    ("scans under a pinned revision", pinned::make),
+    ("keys with a time to live", ttl::make),
+    ("metadata", metadata::make),
+];
 
 /// What a workload's tasks need.
 #[derive(Clone)]

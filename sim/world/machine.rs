@@ -62,7 +62,7 @@ pub(crate) enum Ended {
 /// A machine.
 pub(crate) struct Machine {
     pub(crate) name: String,
-    config: NodeConfig,
+    config: RefCell<NodeConfig>,
     /// The handle of the running process; a power cut kills it.
     pub(crate) disk: RefCell<MemoryDisk>,
     pub(crate) stores: RefCell<MemoryStores>,
@@ -106,7 +106,7 @@ impl Machine {
         config.log_entries_kept = topology.log_entries_kept;
         Self {
             name: name.to_owned(),
-            config,
+            config: RefCell::new(config),
             disk: RefCell::new(MemoryDisk::new()),
             stores: RefCell::new(MemoryStores::new()),
             standing: RefCell::new(Standing::Up),
@@ -130,6 +130,11 @@ impl Machine {
     /// Asks the process to hand over, to make everything durable and to end.
     pub(crate) fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// Changes a label of the node, from its next start on.
+    pub(crate) fn set_label(&self, name: &str, value: &str) {
+        self.config.borrow_mut().labels.insert(name.to_owned(), value.to_owned());
     }
 
     pub(crate) fn harm(&self, harm: Harm) {
@@ -228,7 +233,7 @@ pub(super) async fn serve(machine: Rc<Machine>) -> turmoil::Result {
 }
 
 async fn run(machine: &Machine) -> Result<std::convert::Infallible, String> {
-    let config = machine.config.clone();
+    let config = machine.config.borrow().clone();
     let requests_in_flight_max = config.requests_in_flight_max;
     let env = super::env(&machine.name, &machine.network, machine.disk.borrow().clone());
     let listener = env.net.listen(&config.client_listen).await.map_err(|error| error.to_string())?;

@@ -1,0 +1,134 @@
+//! A replica that needs a snapshot, because the others have purged what it missed.
+
+use quorate::raft::Group;
+use quorate::types::GroupId;
+
+use super::control::{Lost, leaders};
+use super::{Fault, Kind};
+use crate::chance::Chance;
+use crate::world::World;
+
+const COUNTED: &str = "control: snapshot racing apply and purge";
+
+/// A follower is away until its leader's log has gone on without it, and comes back under load; at
+/// times its leader is lost or stands still while the snapshot is on its way.
+pub(crate) const SNAPSHOT: Kind = Kind {
+    name: "snapshot",
+    counts: &[COUNTED],
+    weight: 3,
+    lasts_ms: (6_000, 16_000),
+    make: |chance| Box::new(Snapshot { chance, stage: Stage::Done, lost: None, struck: None, strike_at_ms: None }),
+};
+
+struct Snapshot {
+    chance: Chance,
+    stage: Stage,
+    lost: Option<Lost>,
+    /// The leader, and whether it only stands still.
+    struck: Option<(String, bool)>,
+    strike_at_ms: Option<u64>,
+}
+
+enum Stage {
+    /// Away; its log ends at `last`.
+    Away { name: String, group: GroupId, last: u64 },
+    /// Back; what it missed can only come as a snapshot.
+    Back { name: String, group: GroupId, last: u64 },
+    Done,
+}
+
+impl Fault for Snapshot {
+    fn begin(&mut self, world: &mut World) {
+        let leaders = leaders(world);
+        if leaders.is_empty() {
+            return;
+        }
+        let (leader, group, _) = self.chance.pick(&leaders).clone();
+        let followers: Vec<_> = world.up().into_iter().filter(|name| *name != leader).collect();
+        let followers: Vec<_> =
+            followers.into_iter().filter_map(|name| Some((last(world, &name, group)?, name))).collect();
+        if followers.is_empty() {
+            return;
+        }
+        let (last, name) = self.chance.pick(&followers).clone();
+        self.lost = Some(Lost::lose(world, name.clone(), self.chance.percent(60)));
+        self.stage = Stage::Away { name, group, last };
+    }
+
+    fn tick(&mut self, world: &mut World) {
+        match &mut self.stage {
+            Stage::Away { name, group, last: known } => {
+                // Cut off, it may still have heard a little.
+                *known = last(world, name, *group).unwrap_or(*known).max(*known);
+                let purged = leaders(world).into_iter().filter(|(at, id, _)| id == group && at != name);
+                let purged = purged.filter_map(|(.., group)| group.status().purged).max().unwrap_or(0);
+                if purged > *known {
+                    tracing::info!(node = name, last = *known, purged, "FAULT comes back to a purged log");
+                    self.stage = Stage::Back { name: name.clone(), group: *group, last: *known };
+                    self.come_back(world);
+                }
+            }
+            Stage::Back { name, group, last: before } => {
+                let status = replica(world, name, *group).map(|group| group.status());
+                let Some(status) = status.filter(|status| status.last > Some(*before)) else { return self.strike(world) };
+                // A snapshot takes the place of the log up to its end, at once.
+                if status.purged > Some(*before) {
+                    tracing::info!(node = name, "FAULT it got a snapshot");
+                    world.seen.fired(COUNTED);
+                }
+                self.stage = Stage::Done;
+            }
+            Stage::Done => {}
+        }
+    }
+
+    fn end(&mut self, world: &mut World) {
+        self.stage = Stage::Done;
+        if let Some(lost) = self.lost.take() {
+            lost.give_back(world);
+        }
+        match self.struck.take() {
+            Some((name, true)) => world.resume(&name),
+            Some((name, false)) => world.start(&name),
+            None => {}
+        }
+    }
+}
+
+impl Snapshot {
+    fn come_back(&mut self, world: &mut World) {
+        if let Some(lost) = self.lost.take() {
+            lost.give_back(world);
+        }
+        if self.chance.percent(50) {
+            self.strike_at_ms = Some(crate::now_ms() + self.chance.between(1, 400));
+        }
+    }
+
+    /// Takes the leader away, when its time has come.
+    fn strike(&mut self, world: &mut World) {
+        let Stage::Back { name, group, .. } = &self.stage else { return };
+        if self.strike_at_ms.is_none_or(|at| at > crate::now_ms()) {
+            return;
+        }
+        self.strike_at_ms = None;
+        let leader = leaders(world).into_iter().find(|(at, id, _)| id == group && at != name);
+        let Some((leader, ..)) = leader else { return };
+        let pauses = self.chance.percent(50);
+        if pauses {
+            world.pause(&leader);
+        } else {
+            world.kill(&leader);
+        }
+        self.struck = Some((leader, pauses));
+    }
+}
+
+fn replica(world: &World, name: &str, group: GroupId) -> Option<Group> {
+    world.node(name)?.groups().remove(&group)
+}
+
+/// Where a replica's log ends.
+fn last(world: &World, name: &str, group: GroupId) -> Option<u64> {
+    Some(replica(world, name, group)?.status().last.unwrap_or(0))
+}
