@@ -16,6 +16,7 @@ mod commands;
 mod converge;
 mod fault;
 mod invariant;
+mod mutants;
 mod panics;
 mod plan;
 mod pool;
