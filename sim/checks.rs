@@ -37,10 +37,9 @@ fn every_mutant_applies_to_the_tree_as_it_is() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
         let text = fs::read_to_string(&path).unwrap();
-        for (header, told) in [("name: ", stem.as_str()), ("about: ", ""), ("caught-by: ", "")] {
-            let line = text.lines().find_map(|line| line.strip_prefix(header));
-            assert!(line.is_some_and(|line| !line.is_empty() && line.ends_with(told)), "{stem} has no `{header}{told}`");
-        }
+        let header = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        assert_eq!(header("name: "), stem, "the header names the file");
+        assert!(!header("about: ").is_empty() && !header("caught-by: ").is_empty(), "{stem} lacks a header");
         let checked = Command::new("git")
             .args(["apply", "-p1", "--check"])
             .arg(&path)

@@ -41,9 +41,15 @@ pub(crate) struct Mutant {
 
 /// What became of a mutant.
 enum Verdict {
-    Caught { seed: u64, violation: Violation },
+    Caught {
+        seed: u64,
+        violation: Violation,
+    },
     /// The seed fails without the mutant too, so it says nothing.
-    Sick { seed: u64, violation: Violation },
+    Sick {
+        seed: u64,
+        violation: Violation,
+    },
     Missed,
     NotBuilt(String),
 }
