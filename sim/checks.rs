@@ -19,3 +19,5 @@ mod past_test;
 #[cfg(test)]
 #[path = "linear/random_test.rs"]
 mod random_test;
+#[cfg(test)]
+mod mutants_test;

@@ -10,7 +10,7 @@ use crate::plan::{Less, Plan};
 use crate::pool::{self, Job};
 use crate::total::Total;
 use crate::trace::{Lines, Trace};
-use crate::{panics, run, scenario, shrink};
+use crate::{mutants, panics, run, scenario, shrink};
 
 /// Wall time of the fresh seeds of a run without arguments.
 const BUDGET: Duration = Duration::from_secs(450);
@@ -40,7 +40,10 @@ pub(crate) struct Arguments {
     /// Run one named scenario.
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
-    /// List the named scenarios, the faults and the workloads.
+    /// Build the deliberate bugs of sim/mutants, or those named, and see that each is noticed.
+    #[arg(long, value_name = "NAME", num_args = 0..)]
+    mutants: Option<Vec<String>>,
+    /// List the named scenarios, the faults, the workloads and the mutants.
     #[arg(long)]
     list: bool,
     /// Print the trace of the one run.
@@ -84,7 +87,8 @@ const EXAMPLES: &str = "Examples:
   cargo test --test sim -- --for 2h                          a long run on all cores
   cargo test --test sim -- --seed 7 --trace                  replay a seed, with its trace
   cargo test --test sim -- --seed 7 --shrink                 the same failure with less
-  cargo test --test sim -- --scenario carrying-without-gain  one named scenario";
+  cargo test --test sim -- --scenario carrying-without-gain  one named scenario
+  cargo test --test sim -- --mutants                         are deliberate bugs noticed?";
 
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -109,6 +113,11 @@ impl Arguments {
         if self.list {
             list();
             return ExitCode::SUCCESS;
+        }
+        if let Some(names) = &self.mutants {
+            let from = self.from.unwrap_or_else(fresh_seed);
+            let cores = self.jobs.unwrap_or_else(pool::cores);
+            return mutants::execute(names, &mutants::Options { seeds_max: self.seeds, from, cores });
         }
         if self.seed.is_some() || self.scenario.is_some() {
             return self.one();
@@ -210,6 +219,12 @@ fn list() {
     crate::fault::KINDS.iter().for_each(|kind| println!("  {}", kind.name));
     println!("workloads");
     crate::workload::ALL.iter().for_each(|(name, _)| println!("  {name}"));
+    println!("mutants");
+    mutants::all().iter().for_each(|mutant| println!("  {:<40} {}", mutant.name, mutant.about));
+}
+
+fn fresh_seed() -> u64 {
+    quorate::env::chance::bits() >> 20
 }
 
 /// Many runs.
@@ -224,7 +239,7 @@ struct Many {
 impl Many {
     #[allow(clippy::disallowed_methods, reason = "wall time for people")]
     fn new(arguments: &Arguments) -> Self {
-        let from = arguments.from.unwrap_or_else(|| quorate::env::chance::bits() >> 20);
+        let from = arguments.from.unwrap_or_else(fresh_seed);
         println!("fresh seeds from {from}");
         Self {
             program: std::env::current_exe().unwrap(),

@@ -177,16 +177,6 @@ impl World {
         }
     }
 
-    /// Lets nothing through from one host to the other until it is mended.
-    pub(crate) fn cut(&mut self, from: &str, to: &str) {
-        self.sim.partition_oneway(from, to);
-    }
-
-    /// Takes a cut back.
-    pub(crate) fn mend(&mut self, from: &str, to: &str) {
-        self.sim.repair_oneway(from, to);
-    }
-
     /// Says what a fault may have done to a node, so that its end is no violation.
     pub(crate) fn harmed(&self, name: &str, harm: Harm) {
         self.machines[name].harm(harm);
