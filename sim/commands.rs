@@ -246,9 +246,12 @@ impl Many {
         let job = |seed: &u64| Job { hashed: true, ..Job::seed(*seed) };
         let mut jobs: Vec<_> = seeds.iter().chain(&seeds).map(job).collect();
         let mut hashes = std::collections::BTreeMap::<u64, Vec<Option<u64>>>::new();
-        let clean = self.run(move || jobs.pop(), |job, report| {
-            hashes.entry(job.seed).or_default().push(report.trace_hash);
-        });
+        let clean = self.run(
+            move || jobs.pop(),
+            |job, report| {
+                hashes.entry(job.seed).or_default().push(report.trace_hash);
+            },
+        );
         for (seed, hashes) in hashes {
             if clean && (hashes.len() != 2 || hashes[0].is_none() || hashes[0] != hashes[1]) {
                 println!("seed {seed} does not replay: its traces hash to {hashes:x?}");
@@ -261,10 +264,8 @@ impl Many {
     }
 
     fn scenarios(&mut self) -> bool {
-        let mut left = scenario::ALL.iter().map(|scenario| Job {
-            scenario: Some(scenario.name.to_owned()),
-            ..Job::default()
-        });
+        let mut left =
+            scenario::ALL.iter().map(|scenario| Job { scenario: Some(scenario.name.to_owned()), ..Job::default() });
         let clean = self.run(move || left.next(), |_, _| {});
         println!("{} named scenarios", scenario::ALL.len());
         clean
@@ -278,7 +279,8 @@ impl Many {
         let last = seeds.map(|seeds| next + seeds);
         self.run(
             move || {
-                let over = run_for.is_some_and(|limit| began.elapsed() >= limit) || last.is_some_and(|last| next >= last);
+                let over =
+                    run_for.is_some_and(|limit| began.elapsed() >= limit) || last.is_some_and(|last| next >= last);
                 (!over).then(|| {
                     next += 1;
                     Job::seed(next - 1)
@@ -289,7 +291,11 @@ impl Many {
     }
 
     /// Runs jobs; stops at a failure. Returns whether all were clean.
-    fn run(&mut self, next: impl FnMut() -> Option<Job> + Send, mut each: impl FnMut(&Job, &crate::report::Report) + Send) -> bool {
+    fn run(
+        &mut self,
+        next: impl FnMut() -> Option<Job> + Send,
+        mut each: impl FnMut(&Job, &crate::report::Report) + Send,
+    ) -> bool {
         let (began, total) = (self.began, &mut self.total);
         let mut said = began.elapsed();
         pool::run_all(&self.program, self.cores, next, |job, report| {

@@ -59,7 +59,8 @@ impl Plan {
     pub(crate) fn draw(seed: u64) -> Self {
         let chance = Chance::new(seed, "plan");
         let topology = Topology::draw(&chance);
-        let faults_until = if chance.percent(4) { chance.millis(60_000, 180_000) } else { chance.millis(22_000, 40_000) };
+        let faults_until =
+            if chance.percent(4) { chance.millis(60_000, 180_000) } else { chance.millis(22_000, 40_000) };
         let workloads = draw_workloads(&chance);
         let think_ms = *chance.pick(&[20, 60, 150, 400]);
         let faults = draw_faults(seed, &chance, faults_until);
@@ -135,7 +136,8 @@ fn draw_faults(seed: u64, chance: &Chance, until: Duration) -> Vec<Planned> {
     let favourites = chance.percent(30).then(|| chance.sample(KINDS, 3));
     let mut faults: Vec<_> = (0..count)
         .map(|number| {
-            let kind: &'static Kind = favourites.as_ref().map_or_else(|| weighted(chance.below(whole)), |some| *chance.pick(some));
+            let kind: &'static Kind =
+                favourites.as_ref().map_or_else(|| weighted(chance.below(whole)), |some| *chance.pick(some));
             let at_ms = chance.between(300, until_ms);
             let lasts_ms = chance.between(kind.lasts_ms.0, kind.lasts_ms.1);
             let seed = Chance::new(seed, &format!("fault {number}")).bits();
