@@ -107,6 +107,10 @@ impl Machine {
         self.harms.borrow_mut().insert(harm);
     }
 
+    pub(crate) fn is_harmed(&self, harm: Harm) -> bool {
+        self.harms.borrow().contains(&harm)
+    }
+
     /// Cuts the power under a process that is gone already.
     pub(super) fn power_cut(&self, chance: &Chance, _seen: &Seen) {
         self.node.replace(None);
