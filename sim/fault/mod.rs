@@ -10,6 +10,7 @@ use crate::world::World;
 mod clock;
 mod control;
 mod damage;
+pub(crate) mod disk;
 mod frames;
 mod link;
 mod partition;
@@ -17,7 +18,6 @@ mod process;
 mod replaced;
 mod slow;
 mod snapshot;
-pub(crate) mod disk;
 
 /// A fault that lasts from its begin to its end.
 pub(crate) trait Fault {

@@ -54,7 +54,11 @@ pub(super) fn explain(setup: &Setup, error: &Error) {
 }
 
 /// Everything under a prefix at one revision, read in pages of random size.
-pub(super) async fn read(client: &quorate::client::Client, prefix: &str, chance: &Chance) -> Result<(u64, Vec<Record>)> {
+pub(super) async fn read(
+    client: &quorate::client::Client,
+    prefix: &str,
+    chance: &Chance,
+) -> Result<(u64, Vec<Record>)> {
     let page = u32::try_from(chance.between(20, 400)).unwrap_or(1);
     all_of(client.scan(Keys::prefix(prefix.to_owned()), ScanOptions::new().page_records(page))).await
 }

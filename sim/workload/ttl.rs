@@ -158,11 +158,14 @@ impl Lives {
             Err(error) => return explain(setup, &error),
         };
         let answered = time::now();
-        let broken = |check: &str| setup.seen.violation(check, format!("{key}: {found:?}, but {life:?} at {answered:?}"));
+        let broken =
+            |check: &str| setup.seen.violation(check, format!("{key}: {found:?}, but {life:?} at {answered:?}"));
         match (&life, &found) {
             (Life::None, None) | (Life::Put { gone: true, .. }, None) => {}
             (Life::None | Life::Put { gone: true, .. }, Some(_)) => broken("what is gone stays gone"),
-            (Life::Put { value, .. }, Some(record)) if text(&record.value) != *value => broken("reads are linearizable"),
+            (Life::Put { value, .. }, Some(record)) if text(&record.value) != *value => {
+                broken("reads are linearizable")
+            }
             (Life::Put { .. }, Some(_)) => {}
             (Life::Put { until: None, .. }, None) => broken("no acknowledged write is lost"),
             (Life::Put { value, until: Some(until), .. }, None) => {

@@ -10,8 +10,10 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 
 use super::codec;
+use super::observe::Observer;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 use crate::storage::log::{EntryId, GroupLog, LogEntry, LogError};
+use crate::types::ReplicaId;
 use crate::types::limits::APPEND_BYTES_MAX;
 
 /// Bytes read from the log at once for entries that are to be applied.
@@ -21,11 +23,13 @@ const APPLY_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: GroupLog,
+    observer: Observer,
 }
 
 impl LogStore {
-    pub(super) fn new(log: GroupLog) -> Self {
-        Self { log }
+    pub(super) fn new(log: GroupLog, replica: ReplicaId) -> Self {
+        let observer = Observer { group: log.id(), replica };
+        Self { log, observer }
     }
 
     /// Indexes of `range` that the log can hold.
@@ -123,15 +127,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.log.save_vote(codec::vote_to_bytes(vote)).await.map_err(failed)
+        self.log.save_vote(codec::vote_to_bytes(vote)).await.map_err(failed)?;
+        self.observer.voted(vote);
+        Ok(())
     }
 
     /// Not synced by itself: it becomes durable with the next write to the log.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        match committed {
-            Some(committed) => self.log.save_committed(codec::log_id_to_bytes(&committed)).map_err(failed),
-            None => Ok(()),
+        if let Some(committed) = committed {
+            self.log.save_committed(codec::log_id_to_bytes(&committed)).map_err(failed)?;
+            self.observer.committed(&committed);
         }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -143,22 +150,32 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let stored = |entry: Entry| LogEntry {
-            term: entry.log_id.leader_id.term,
-            index: entry.log_id.index,
-            data: codec::payload_to_bytes(&entry.payload),
+        let observer = self.observer;
+        let stored = |entry: Entry| {
+            let data = codec::payload_to_bytes(&entry.payload);
+            observer.appended(&entry, &data);
+            LogEntry { term: entry.log_id.leader_id.term, index: entry.log_id.index, data }
         };
         let entries = entries.into_iter().map(stored).collect();
-        let done = |result: Result<(), LogError>| callback.io_completed(result.map_err(failed));
+        let durable = observer.watch(&self.log);
+        let done = move |result: Result<(), LogError>| {
+            if result.is_ok() {
+                observer.durable(durable.as_ref());
+            }
+            callback.io_completed(result.map_err(failed));
+        };
         self.log.append(entries, done).map_err(failed)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        self.observer.truncated(last.as_ref());
         self.log.truncate_after(last.map(|id| id.index)).await.map_err(failed)
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        self.log.purge(EntryId { term: upto.leader_id.term, index: upto.index }).await.map_err(failed)
+        self.log.purge(EntryId { term: upto.leader_id.term, index: upto.index }).await.map_err(failed)?;
+        self.observer.purged(&upto);
+        Ok(())
     }
 }
 
@@ -178,7 +195,7 @@ mod tests {
     async fn trap_6_a_read_for_a_follower_is_bounded_in_bytes() {
         let disk = Disk::new();
         let log = disk.log().await;
-        let mut store = LogStore::new(log.group(GroupId(7)));
+        let mut store = LogStore::new(log.group(GroupId(7)), ReplicaId(1));
         let sized = |index, bytes: usize| {
             let command = Command(Bytes::from(vec![0; bytes]));
             Entry::new(codec::log_id(1, index), EntryPayload::Normal(command))

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use super::apply::{Apply, LogPosition};
 use super::codec;
 use super::flusher::Tail;
+use super::observe::Observer;
 use super::snapshot::SnapshotData;
 use super::types::{Answer, Command, Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::env::work::{Worker, WorkerGone};
@@ -106,6 +107,10 @@ impl Replica {
         *self.applied.borrow()
     }
 
+    pub(super) fn observer(&self) -> Observer {
+        Observer { group: self.group, replica: self.replica }
+    }
+
     /// Sizes of what was applied last.
     pub(super) fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock()
@@ -151,6 +156,7 @@ impl Replica {
         state.put(Bytes::from_static(APPLIED_KEY), applied_to_bytes(&last));
         let batch = state.into_batch(store);
         self.engine.commit(batch)?;
+        self.observer().applied(entries.get(..taken).unwrap_or_default());
         self.tail.lock().push(last.index, bytes);
         self.show(&*self.engine.view(store)?, codec::position(&last));
         Ok(entries.get(taken..).unwrap_or_default())
@@ -191,6 +197,7 @@ impl Replica {
             *store = staging;
         }
         if let Some(last) = &meta.last_log_id {
+            self.observer().installed(last);
             self.show(&*view, codec::position(last));
         }
         Ok(())

@@ -8,6 +8,7 @@ pub mod group;
 pub mod host;
 mod log_store;
 mod machine;
+mod observe;
 pub mod peers;
 mod read_index;
 mod registry;

@@ -9,6 +9,7 @@ use openraft::errors::Fatal;
 use tokio::sync::watch;
 
 use super::apply::Apply;
+use super::codec;
 use super::group::{Core, GroupSpec, Raft};
 use super::log_store::LogStore;
 use super::machine::{Machine, Replica, read_applied};
@@ -98,12 +99,13 @@ pub(super) async fn start(ground: &Ground, spec: GroupSpec, machine: Arc<dyn App
     let catalog = ground.catalog.clone();
     let worker = ground.apply_worker(group);
     let (state, vote) = (log.state(), log.vote());
+    let voted = vote.is_some();
     let open = move || -> Result<Arc<Replica>, GroupError> {
         let rebuild = |why: String| GroupError::NeedsRebuild { group, replica, why };
         let store = store(&catalog, group, replica)?;
         let result = (|| {
             let view = catalog.engine().view(store)?;
-            prove(read_applied(&*view)?.map(|id| id.index), state, vote.is_some()).map_or_else(
+            prove(read_applied(&*view)?.map(|id| id.index), state, voted).map_or_else(
                 || Replica::open(group, replica, catalog.clone(), store, machine),
                 |why| Err(EngineError::Corrupt(why)),
             )
@@ -115,6 +117,9 @@ pub(super) async fn start(ground: &Ground, spec: GroupSpec, machine: Arc<dyn App
         }
     };
     let state = worker.run(open).await??;
+    let applied = state.applied().map(|at| codec::log_id(at.term, at.index));
+    let vote = vote.and_then(|vote| codec::vote_from_bytes(&vote).ok());
+    state.observer().started(&log, applied.as_ref(), vote.as_ref());
     let epoch = Arc::new(AtomicU64::new(epoch.0));
     let network = NetworkFactory {
         links: ground.links.clone(),
@@ -149,7 +154,7 @@ async fn run(
     log: GroupLog,
     machine: Machine,
 ) -> Result<Raft, GroupError> {
-    let raft = Raft::new(replica.0, ground.raft.clone(), network, LogStore::new(log), machine);
+    let raft = Raft::new(replica.0, ground.raft.clone(), network, LogStore::new(log, replica), machine);
     Box::pin(raft).await.map_err(|fatal: Fatal<_>| GroupError::Raft(fatal.to_string()))
 }
 

@@ -132,7 +132,7 @@ impl StoreBuilder<TypeConfig, FilledIn, Machine, (Disk, Log)> for Stores {
         let workers = Env::real().workers;
         let (worker, flusher) = (workers.start("apply"), workers.start("flush"));
         let machine = Machine { replica: Arc::new(state), worker, flusher, durable };
-        let store = FilledIn { store: LogStore::new(log.group(group)), first: Arc::default() };
+        let store = FilledIn { store: LogStore::new(log.group(group), replica), first: Arc::default() };
         Ok(((disk, log), store, machine))
     }
 }

@@ -23,6 +23,7 @@ use crate::proto::internal as wire;
 use crate::proto::internal::control_frame::Request;
 use crate::proto::internal::control_reply::Reply;
 use crate::raft::codec::{self, Asked};
+use crate::raft::observe::Observer;
 use crate::raft::peers::Route;
 use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{
@@ -87,6 +88,11 @@ pub(in crate::raft) struct Client {
 }
 
 impl Client {
+    /// Speaks for the replica at the other end, when its answer counts.
+    fn peer(&self) -> Observer {
+        Observer { group: self.group, replica: self.to }
+    }
+
     fn route(&self) -> Route {
         let epoch = Epoch(self.epoch.load(Ordering::Relaxed));
         Route { group: self.group, from: self.from, to: self.to, epoch }
@@ -120,6 +126,12 @@ fn unfitting() -> LinkError {
     codec::malformed("control reply", "it does not fit the call").into()
 }
 
+fn counted(peer: Observer, answer: &Result<AppendResult, RpcError>) {
+    if let Ok(Ok(Some(matched))) = answer {
+        peer.acknowledged(matched);
+    }
+}
+
 impl NetStreamAppend<TypeConfig> for Client {
     fn stream_append<'s, S>(
         &'s mut self,
@@ -129,9 +141,10 @@ impl NetStreamAppend<TypeConfig> for Client {
     where
         S: Stream<Item = AppendRequest> + OptionalSend + Unpin + 'static,
     {
+        let peer = self.peer();
         if !self.heartbeats {
             let session = Session::new(self.link.append.clone(), self.links.peers.clone(), self.route(), input);
-            let answers: BoxStream<'s, _> = Box::pin(session.answers());
+            let answers: BoxStream<'s, _> = Box::pin(session.answers().inspect(move |answer| counted(peer, answer)));
             return Box::pin(async move { Ok(answers) });
         }
         let limit = option.hard_ttl();
@@ -139,14 +152,18 @@ impl NetStreamAppend<TypeConfig> for Client {
         let answers = input.then(move |request| async move {
             client.heartbeat(&request, limit).await.map_err(|error| error.to_rpc())
         });
-        let answers: BoxStream<'s, _> = Box::pin(answers);
+        let answers: BoxStream<'s, _> = Box::pin(answers.inspect(move |answer| counted(peer, answer)));
         Box::pin(async move { Ok(answers) })
     }
 }
 
 impl NetVote<TypeConfig> for Client {
     async fn vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteReply, RpcError> {
-        self.ask_vote(Request::Vote(codec::vote_request_to_wire(&rpc)), option.hard_ttl()).await
+        let reply = self.ask_vote(Request::Vote(codec::vote_request_to_wire(&rpc)), option.hard_ttl()).await?;
+        if reply.vote_granted {
+            self.peer().granted(&rpc.vote);
+        }
+        Ok(reply)
     }
 
     /// Asked for real: the default would grant on behalf of a peer that cannot even be reached.

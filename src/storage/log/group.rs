@@ -129,6 +129,17 @@ impl Group {
         LogState { purged: self.purged, last: last.or(self.purged) }
     }
 
+    pub(super) fn runs(&self) -> Vec<EntryId> {
+        let mut runs: Vec<EntryId> = Vec::new();
+        for (index, slot) in (self.first..).zip(&self.slots) {
+            match runs.last_mut() {
+                Some(run) if run.term == slot.term => run.index = index,
+                _ => runs.push(EntryId { term: slot.term, index }),
+            }
+        }
+        runs
+    }
+
     pub(super) fn durable(&self) -> Option<u64> {
         self.stored_next.checked_sub(1)
     }

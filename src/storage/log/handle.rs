@@ -191,6 +191,11 @@ impl GroupLog {
         self.log.shared.state.lock().groups.get(&self.id).map(Group::state).unwrap_or_default()
     }
 
+    /// The last entry of each run of entries of one term, in order.
+    pub fn runs(&self) -> Vec<EntryId> {
+        self.log.shared.state.lock().groups.get(&self.id).map(Group::runs).unwrap_or_default()
+    }
+
     /// Waits until fewer bytes than `pending_bytes_max` wait for the disk. An append is never held
     /// itself; who awaits this before each keeps the queue below that plus one append per group.
     ///
