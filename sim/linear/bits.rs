@@ -27,7 +27,7 @@ impl Bits {
     }
 
     /// The words from the first gap on, and where they begin: all of a set whose small numbers are in.
-    pub(super) fn from_first_gap(&self) -> (usize, &[u64]) {
+    pub(super) fn tail(&self) -> (usize, &[u64]) {
         let gap = self.0.iter().position(|word| *word != u64::MAX).unwrap_or(self.0.len());
         let end = self.0.iter().rposition(|word| *word != 0).map_or(gap, |last| gap.max(last + 1));
         (gap, &self.0[gap..end])

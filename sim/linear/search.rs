@@ -221,7 +221,7 @@ impl<'a, M: Model> Search<'a, M> {
             return;
         }
         self.put_in(operation);
-        let (gap, words) = self.done.from_first_gap();
+        let (gap, words) = self.done.tail();
         let taken = self.tried.entry((gap, words.into(), state.clone())).or_default();
         // Whoever has more open operations left can do whatever one with fewer can.
         if taken.iter().any(|taken| self.open_in.includes(taken)) {
