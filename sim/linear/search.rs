@@ -68,9 +68,8 @@ struct Frame<S> {
     after: Cursor,
 }
 
-/// What was tried: the answered operations that were ordered and the state after them, each with the
-/// sets of open operations that this took. Almost all operations that were called early are in, so
-/// that only the words of the set from the first gap on are kept.
+/// What was tried: the answered operations that were ordered (the set from its first gap on, since
+/// almost all early ones are in) and the state, each with the sets of open operations that it took.
 type Tried<S> = BTreeMap<(usize, Box<[u64]>, S), Vec<Box<[u64]>>>;
 
 /// Looks for an order. `is_late` is asked every so many steps.
@@ -106,11 +105,9 @@ struct Search<'a, M: Model> {
     /// By operation: where its call and its return stand in `events`.
     places: Vec<(usize, usize)>,
     times: Vec<u64>,
-    /// Operations without an answer, by call, with the time of it. They are tried last: most of them
-    /// never took effect.
+    /// Operations without an answer, by time of call. They are tried last: most never took effect.
     open: Vec<(u64, usize)>,
-    /// By place among the open ones: the last one before it that is alike. It was called earlier, so
-    /// that it can do whatever this one can, and goes first.
+    /// By place among the open ones: one that is alike and was called before, so that it goes first.
     alike_before: Vec<Option<usize>>,
     open_in: Bits,
     /// By operation: its place in `done`, which goes by time of call so that the set is dense.
