@@ -4,6 +4,7 @@
 //! `search` finds the order, `register` is the key, `facts` is what answers say without any order,
 //! and `past` holds reads of old revisions and the order of revisions to their promises.
 
+mod bits;
 mod facts;
 pub(crate) mod past;
 mod register;

@@ -20,8 +20,8 @@ type Changes = BTreeMap<u64, Option<u64>>;
 /// Holds reads at revisions against what is known of a key. Returns how many were held, or which is
 /// wrong.
 ///
-/// A read of nothing is only as good as the deletes are known: a delete whose revision nobody was
-/// told explains any.
+/// A read of nothing is only as good as the deletes are known: one whose revision nobody was told may
+/// have happened at several.
 pub(crate) fn check_reads(history: &KeyHistory, reads: &[PastRead]) -> Result<u64, String> {
     let mut facts = Facts::collect(history)?;
     let mut reads = reads.to_vec();
@@ -31,24 +31,55 @@ pub(crate) fn check_reads(history: &KeyHistory, reads: &[PastRead]) -> Result<u6
         facts.note(shown).map_err(|why| format!("{why}: {}", describe(read)))?;
     }
     let mut changes: Changes = facts.by_revision().into_iter().map(|(at, value)| (at, Some(value))).collect();
-    let mut has_blind_delete = false;
+    let mut undated = Vec::new();
     for operation in history.operations.iter().filter(|operation| operation.effect == Effect::Delete) {
-        match (operation.changed(), operation.revision()) {
-            (true, Some(revision)) => drop(changes.insert(revision, None)),
-            _ => has_blind_delete |= may_have_deleted(operation),
+        match (has_deleted(operation), operation.revision()) {
+            (Some(true), Some(revision)) => drop(changes.entry(revision).or_insert(None)),
+            // It found nothing to delete.
+            _ if operation.answer.is_some_and(|(_, answer)| answer.before == Some(Before::Absent)) => {}
+            (Some(true) | None, _) => undated.push(Undated::new(operation, history)),
+            (Some(false), _) => {}
         }
     }
     for read in &reads {
-        check_read(read, &changes, has_blind_delete)?;
+        check_read(read, &changes, &undated)?;
     }
     check_pairs(&reads)?;
     Ok(reads.len() as u64)
 }
 
-/// Whether a delete of an unknown revision may have deleted something.
-fn may_have_deleted(operation: &Operation) -> bool {
-    let Some((_, answer)) = &operation.answer else { return true };
-    answer.held != Some(false) && answer.before != Some(Before::Absent)
+/// Whether the key was missing after a delete because of it, or before it; `None` when it may or may
+/// not have happened.
+fn has_deleted(operation: &Operation) -> Option<bool> {
+    let (_, answer) = &operation.answer?;
+    match (operation.when, answer.held) {
+        (When::Always, _) | (_, Some(true)) => Some(true),
+        (_, Some(false)) => Some(false),
+        (_, None) => None,
+    }
+}
+
+/// A delete at a revision that nobody was told: above `after`, and not above `until`.
+struct Undated {
+    after: u64,
+    until: u64,
+}
+
+impl Undated {
+    fn new(delete: &Operation, history: &KeyHistory) -> Self {
+        let others = || history.operations.iter().filter_map(|other| Some((other, other.revision()?)));
+        let before = others().filter(|(other, _)| other.returned().is_some_and(|returned| returned < delete.call));
+        let after = others().filter(|(other, _)| delete.returned().is_some_and(|returned| returned < other.call));
+        Self {
+            after: before.map(|(_, revision)| revision).max().unwrap_or(0),
+            until: after.map(|(_, revision)| revision).min().unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether it may have happened in between.
+    fn explains(&self, put: u64, read: u64) -> bool {
+        put.max(self.after) < read.min(self.until)
+    }
 }
 
 /// What the answer to an operation says of its key at a revision: its own, or the one before it if it
@@ -68,7 +99,7 @@ fn implied(operation: &Operation) -> Option<PastRead> {
     Some(PastRead { client: operation.client, revision, shown })
 }
 
-fn check_read(read: &PastRead, changes: &Changes, has_blind_delete: bool) -> Result<(), String> {
+fn check_read(read: &PastRead, changes: &Changes, undated: &[Undated]) -> Result<(), String> {
     let last = changes.range(..=read.revision).next_back();
     match (&read.shown, last) {
         (Some(shown), _) => {
@@ -84,7 +115,7 @@ fn check_read(read: &PastRead, changes: &Changes, has_blind_delete: bool) -> Res
                 _ => Ok(()),
             }
         }
-        (None, Some((at, Some(value)))) if !has_blind_delete => {
+        (None, Some((at, Some(value)))) if !undated.iter().any(|delete| delete.explains(*at, read.revision)) => {
             Err(format!("{value} was put at revision {at} and not deleted until then: {}", describe(read)))
         }
         (None, _) => Ok(()),

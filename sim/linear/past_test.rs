@@ -48,6 +48,10 @@ fn a_delete_of_unknown_revision_explains_an_absence_but_no_gap_in_a_life() {
     let history = key(&[put((1, 2), 7, 2), delete((3, 4), None)]);
     assert_eq!(check_reads(&history, &[read(5, None), read(4, Some((7, 2)))]), Ok(2));
     bad(&history, &[read(4, None), read(5, Some((7, 2)))], "was shown nothing at revision 4");
+    let history = key(&[put((1, 2), 7, 2), delete((3, 4), None), put((5, 6), 8, 9)]);
+    assert_eq!(check_reads(&history, &[read(8, None)]), Ok(1));
+    bad(&history, &[read(9, None)], "8 was put at revision 9");
+    bad(&history, &[read(12, None)], "8 was put at revision 9");
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl World {
                 self.call();
                 continue;
             }
-            let at = self.chance.below(self.running.len() as u64) as usize;
+            let at = below(&self.chance, self.running.len());
             let (place, happened) = self.running[at];
             if self.chance.below(1_000) < lost_permille {
                 self.running.swap_remove(at);
@@ -125,10 +125,15 @@ impl World {
     }
 }
 
+fn below(chance: &Chance, bound: usize) -> usize {
+    usize::try_from(chance.below(bound as u64)).unwrap_or(0)
+}
+
 /// Changes one answer.
 fn falsify(operations: &mut [Operation], chance: &Chance) {
     let count = operations.len() as u64;
-    let Some(operation) = operations.get_mut(chance.below(count) as usize) else { return };
+    let at = below(chance, operations.len());
+    let Some(operation) = operations.get_mut(at) else { return };
     let Some((returned, answer)) = &mut operation.answer else { return };
     let wrong = |part: Option<u64>| part.map(|part| (part + 1).saturating_sub(chance.below(3)));
     match chance.below(5) {
@@ -164,7 +169,7 @@ fn agrees_with_the_slow_checker_on_small_histories() {
     let (mut good, mut bad) = (0, 0);
     for seed in 0..20_000 {
         let chance = Chance::new(seed, "small histories");
-        let mut operations = World::new(&chance, chance.between(2, 5)).run(chance.between(1, 8) as usize, 80);
+        let mut operations = World::new(&chance, chance.between(2, 5)).run(1 + below(&chance, 7), 80);
         assert_eq!(verdict(&operations, 100_000), Verdict::Ok, "seed {seed}, true:\n{}", print(&operations));
         for _ in 0..chance.between(1, 3) {
             falsify(&mut operations, &chance);

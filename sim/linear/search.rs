@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::bits::Bits;
+
 /// Steps between two questions whether the search takes too long.
 const STEPS_BETWEEN_QUESTIONS: u64 = 4_096;
 
@@ -66,9 +68,8 @@ struct Frame<S> {
     after: Cursor,
 }
 
-/// What was tried: the answered operations that were ordered and the state after them, each with the
-/// sets of open operations that this took. Almost all operations that were called early are in, so
-/// that only the words of the set from the first gap on are kept.
+/// What was tried: the answered operations that were ordered (the set from its first gap on, since
+/// almost all early ones are in) and the state, each with the sets of open operations that it took.
 type Tried<S> = BTreeMap<(usize, Box<[u64]>, S), Vec<Box<[u64]>>>;
 
 /// Looks for an order. `is_late` is asked every so many steps.
@@ -104,16 +105,14 @@ struct Search<'a, M: Model> {
     /// By operation: where its call and its return stand in `events`.
     places: Vec<(usize, usize)>,
     times: Vec<u64>,
-    /// Operations without an answer, by call, with the time of it. They are tried last: most of them
-    /// never took effect.
+    /// Operations without an answer, by time of call. They are tried last: most never took effect.
     open: Vec<(u64, usize)>,
-    /// By place among the open ones: the last one before it that is alike. It was called earlier, so
-    /// that it can do whatever this one can, and goes first.
+    /// By place among the open ones: one that is alike and was called before, so that it goes first.
     alike_before: Vec<Option<usize>>,
-    open_in: Vec<u64>,
+    open_in: Bits,
     /// By operation: its place in `done`, which goes by time of call so that the set is dense.
     ranks: Vec<usize>,
-    done: Vec<u64>,
+    done: Bits,
     left: usize,
     state: M::State,
     cursor: Cursor,
@@ -160,10 +159,10 @@ impl<'a, M: Model> Search<'a, M> {
             events: timed.into_iter().map(|(_, event)| event).collect(),
             places,
             alike_before: (0..open.len()).map(alike_before).collect(),
-            open_in: vec![0; open.len().div_ceil(64)],
+            open_in: Bits::new(open.len()),
             open,
             ranks,
-            done: vec![0; rank.div_ceil(64)],
+            done: Bits::new(rank),
             left: rank,
             state: model.initial(),
             cursor: Cursor::Listed(0),
@@ -190,8 +189,8 @@ impl<'a, M: Model> Search<'a, M> {
                 match self.open.get(place) {
                     Some((call, operation)) if *call < bound => {
                         let (operation, after) = (*operation, Cursor::Open(place + 1));
-                        let waits = self.alike_before[place].is_some_and(|other| !is_in(&self.open_in, other));
-                        if waits || is_in(&self.open_in, place) {
+                        let waits = self.alike_before[place].is_some_and(|other| !self.open_in.contains(other));
+                        if waits || self.open_in.contains(place) {
                             self.cursor = after;
                         } else {
                             self.attempt(operation, after);
@@ -219,15 +218,14 @@ impl<'a, M: Model> Search<'a, M> {
             return;
         }
         self.put_in(operation);
-        let first_gap = self.done.iter().position(|word| *word != u64::MAX).unwrap_or(self.done.len());
-        let end = self.done.iter().rposition(|word| *word != 0).map_or(first_gap, |last| first_gap.max(last + 1));
-        let taken = self.tried.entry((first_gap, self.done[first_gap..end].into(), state.clone())).or_default();
+        let (gap, words) = self.done.tail();
+        let taken = self.tried.entry((gap, words.into(), state.clone())).or_default();
         // Whoever has more open operations left can do whatever one with fewer can.
-        if taken.iter().any(|taken| is_part(taken, &self.open_in)) {
+        if taken.iter().any(|taken| self.open_in.includes(taken)) {
             self.take_out(operation);
             return;
         }
-        taken.push(self.open_in.as_slice().into());
+        taken.push(self.open_in.words().into());
         let before = std::mem::replace(&mut self.state, state);
         self.frames.push(Frame { operation, before, after });
         self.cursor = Cursor::Listed(self.next[0]);
@@ -257,10 +255,10 @@ impl<'a, M: Model> Search<'a, M> {
     fn put_in(&mut self, operation: usize) {
         let rank = self.ranks[operation];
         if self.is_open(operation) {
-            self.open_in[rank / 64] |= 1 << (rank % 64);
+            self.open_in.insert(rank);
             return;
         }
-        self.done[rank / 64] |= 1 << (rank % 64);
+        self.done.insert(rank);
         self.left -= 1;
         let (call, returned) = self.places[operation];
         for place in [call, returned] {
@@ -273,10 +271,10 @@ impl<'a, M: Model> Search<'a, M> {
     fn take_out(&mut self, operation: usize) {
         let rank = self.ranks[operation];
         if self.is_open(operation) {
-            self.open_in[rank / 64] &= !(1 << (rank % 64));
+            self.open_in.remove(rank);
             return;
         }
-        self.done[rank / 64] &= !(1 << (rank % 64));
+        self.done.remove(rank);
         self.left += 1;
         let (call, returned) = self.places[operation];
         for place in [returned, call] {
@@ -299,12 +297,4 @@ impl<'a, M: Model> Search<'a, M> {
     fn order(&self) -> Order<M::State> {
         Order { operations: self.frames.iter().map(|frame| frame.operation).collect(), state: self.state.clone() }
     }
-}
-
-fn is_in(set: &[u64], at: usize) -> bool {
-    set[at / 64] & (1 << (at % 64)) != 0
-}
-
-fn is_part(part: &[u64], of: &[u64]) -> bool {
-    part.iter().zip(of).all(|(part, of)| part & !of == 0)
 }
