@@ -60,9 +60,9 @@ impl Plan {
         let chance = Chance::new(seed, "plan");
         let topology = Topology::draw(&chance);
         let faults_until =
-            if chance.percent(4) { chance.millis(60_000, 180_000) } else { chance.millis(22_000, 40_000) };
+            if chance.percent(2) { chance.millis(60_000, 180_000) } else { chance.millis(25_000, 38_000) };
         let workloads = draw_workloads(&chance);
-        let think_ms = *chance.pick(&[20, 60, 150, 400]);
+        let think_ms = *chance.pick(&[60, 200, 500, 1_200]);
         let faults = draw_faults(seed, &chance, faults_until);
         Self { seed, topology, workloads, faults, faults_until, think_ms, operations_max: u64::MAX }
     }
@@ -120,7 +120,7 @@ impl Topology {
 
 /// Most runs have most workloads: each leaves some room for the others.
 fn draw_workloads(chance: &Chance) -> Vec<&'static str> {
-    let mut drawn: Vec<_> = workload::ALL.iter().map(|(name, _)| *name).filter(|_| chance.percent(60)).collect();
+    let mut drawn: Vec<_> = workload::ALL.iter().map(|(name, _)| *name).filter(|_| chance.percent(45)).collect();
     if drawn.is_empty() {
         drawn = vec![chance.pick(workload::ALL).0];
     }
