@@ -265,7 +265,12 @@ pub(super) fn leaders(world: &World) -> Vec<(String, GroupId, Group)> {
 type Operation = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Lets an operator do something, with a client on a host of its own.
-fn operate(world: &mut World, chance: &Chance, endpoints: Vec<String>, what: impl FnOnce(Client) -> Operation + 'static) {
+fn operate(
+    world: &mut World,
+    chance: &Chance,
+    endpoints: Vec<String>,
+    what: impl FnOnce(Client) -> Operation + 'static,
+) {
     let host = format!("operator-{:x}", chance.bits());
     let env = world::env(&host, &world.network, MemoryDisk::new());
     world.sim.client(host, async move {

@@ -31,9 +31,17 @@ struct Snapshot {
 
 enum Stage {
     /// Away; its log ends at `last`.
-    Away { name: String, group: GroupId, last: u64 },
+    Away {
+        name: String,
+        group: GroupId,
+        last: u64,
+    },
     /// Back; what it missed can only come as a snapshot.
-    Back { name: String, group: GroupId, last: u64 },
+    Back {
+        name: String,
+        group: GroupId,
+        last: u64,
+    },
     Done,
 }
 
@@ -70,7 +78,9 @@ impl Fault for Snapshot {
             }
             Stage::Back { name, group, last: before } => {
                 let status = replica(world, name, *group).map(|group| group.status());
-                let Some(status) = status.filter(|status| status.last > Some(*before)) else { return self.strike(world) };
+                let Some(status) = status.filter(|status| status.last > Some(*before)) else {
+                    return self.strike(world);
+                };
                 // A snapshot takes the place of the log up to its end, at once.
                 if status.purged > Some(*before) {
                     tracing::info!(node = name, "FAULT it got a snapshot");

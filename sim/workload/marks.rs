@@ -86,7 +86,9 @@ impl Marks {
     }
 
     fn judge(&self, number: usize, fate: Fate<Told>, found: Option<&Record>) -> Result<(), (&'static str, String)> {
-        let broken = |check, what: String| Err((check, format!("{}{number}: {what}; its client was told {fate:?}", self.prefix)));
+        let broken = |check, what: String| {
+            Err((check, format!("{}{number}: {what}; its client was told {fate:?}", self.prefix)))
+        };
         let Some(record) = found else {
             return match fate {
                 Fate::Done(_) | Fate::Applied => broken("no acknowledged write is lost", "it is missing".to_owned()),

@@ -12,8 +12,8 @@ use quorate::env::disk::MemoryDisk;
 
 use crate::chance::Chance;
 use crate::report::Seen;
-use crate::world::net::NetworkState;
 use crate::world;
+use crate::world::net::NetworkState;
 
 mod bank;
 mod counter;

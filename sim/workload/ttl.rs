@@ -15,7 +15,7 @@ use crate::chance::Chance;
 
 const NAME: &str = "keys with a time to live";
 const CLIENTS: usize = 2;
-const KEYS: u64 = 6;
+const KEYS: usize = 6;
 /// Part of its time, in percent, that a key lives at least, from before its put was sent and on a true
 /// clock. The leader counts on its monotonic clock, which faults let gain a fifth, so what it takes for
 /// the whole time is 1 / 1.2 of it; the rest is for rounding and for clocks that change their rate.
@@ -100,12 +100,12 @@ impl Lives {
         let Some(writer) = setup.client(Duration::from_secs(5)).await else { return };
         let Some(reader) = setup.client(Duration::from_secs(5)).await else { return };
         let session = writer.session();
-        let mut generations = [0; KEYS as usize];
+        let mut generations = [0; KEYS];
         for round in 0..setup.operations_max {
             if setup.is_over() {
                 return;
             }
-            let slot = usize::try_from(chance.below(KEYS)).unwrap_or(0);
+            let slot = usize::try_from(chance.below(KEYS as u64)).unwrap_or(0);
             let key = format!("ttl/{number}/{slot}/{:04}", generations[slot]);
             let before = self.now.borrow().get(&key).cloned().unwrap_or(Life::None);
             self.checked.set(self.checked.get() + 1);
@@ -158,11 +158,14 @@ impl Lives {
             Err(error) => return explain(setup, &error),
         };
         let answered = time::now();
-        let broken = |check: &str| setup.seen.violation(check, format!("{key}: {found:?}, but {life:?} at {answered:?}"));
+        let broken =
+            |check: &str| setup.seen.violation(check, format!("{key}: {found:?}, but {life:?} at {answered:?}"));
         match (&life, &found) {
             (Life::None, None) | (Life::Put { gone: true, .. }, None) => {}
             (Life::None | Life::Put { gone: true, .. }, Some(_)) => broken("what is gone stays gone"),
-            (Life::Put { value, .. }, Some(record)) if text(&record.value) != *value => broken("reads are linearizable"),
+            (Life::Put { value, .. }, Some(record)) if text(&record.value) != *value => {
+                broken("reads are linearizable")
+            }
             (Life::Put { .. }, Some(_)) => {}
             (Life::Put { until: None, .. }, None) => broken("no acknowledged write is lost"),
             (Life::Put { value, until: Some(until), .. }, None) => {
