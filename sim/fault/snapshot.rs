@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate::client::Client;
@@ -170,6 +171,8 @@ async fn write(client: Client, writing: Rc<Cell<bool>>) {
         let puts = (0..WRITERS).map(|key| client.put(format!("control/snapshot/{key}"), round.to_string()));
         // Nobody asks what became of them: the workloads' own writes are the ones that are checked.
         drop(join_all(puts).await);
+        // Refusals may come at once.
+        quorate::env::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
