@@ -265,7 +265,7 @@ pub(super) fn leaders(world: &World) -> Vec<(String, GroupId, Group)> {
 type Operation = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Lets an operator do something, with a client on a host of its own.
-fn operate(
+pub(super) fn operate(
     world: &mut World,
     chance: &Chance,
     endpoints: Vec<String>,

@@ -1,14 +1,24 @@
 //! A replica that needs a snapshot, because the others have purged what it missed.
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate::client::Client;
 use quorate::raft::Group;
 use quorate::types::GroupId;
 
-use super::control::{Lost, leaders};
+use super::control::{Lost, leaders, operate};
 use super::{Fault, Kind};
 use crate::chance::Chance;
 use crate::world::World;
 
 const COUNTED: &str = "control: snapshot racing apply and purge";
+/// Most entries that writers outrun within one fault; where more are kept, a log is enough.
+const ENTRIES_KEPT_MAX: u64 = 1_000;
+/// Writes at a time, and over how many keys.
+const WRITERS: u64 = 16;
 
 /// A follower is away until its leader's log has gone on without it, and comes back under load; at
 /// times its leader is lost or stands still while the snapshot is on its way.
@@ -17,7 +27,16 @@ pub(crate) const SNAPSHOT: Kind = Kind {
     counts: &[COUNTED],
     weight: 3,
     lasts_ms: (6_000, 16_000),
-    make: |chance| Box::new(Snapshot { chance, stage: Stage::Done, lost: None, struck: None, strike_at_ms: None }),
+    make: |chance| {
+        Box::new(Snapshot {
+            chance,
+            stage: Stage::Done,
+            lost: None,
+            struck: None,
+            strike_at_ms: None,
+            writing: Rc::default(),
+        })
+    },
 };
 
 struct Snapshot {
@@ -27,6 +46,8 @@ struct Snapshot {
     /// The leader, and whether it only stands still.
     struck: Option<(String, bool)>,
     strike_at_ms: Option<u64>,
+    /// Whether the writers go on.
+    writing: Rc<Cell<bool>>,
 }
 
 enum Stage {
@@ -47,8 +68,9 @@ enum Stage {
 
 impl Fault for Snapshot {
     fn begin(&mut self, world: &mut World) {
-        let leaders = leaders(world);
-        if leaders.is_empty() {
+        // The log of the metadata group hardly grows.
+        let leaders: Vec<_> = leaders(world).into_iter().filter(|(_, group, _)| *group != GroupId::META).collect();
+        if leaders.is_empty() || world.topology.log_entries_kept > ENTRIES_KEPT_MAX {
             return;
         }
         let (leader, group, _) = self.chance.pick(&leaders).clone();
@@ -61,6 +83,9 @@ impl Fault for Snapshot {
         let (last, name) = self.chance.pick(&followers).clone();
         self.lost = Some(Lost::lose(world, name.clone(), self.chance.percent(60)));
         self.stage = Stage::Away { name, group, last };
+        self.writing.set(true);
+        let (writing, endpoints) = (self.writing.clone(), world.endpoints());
+        operate(world, &self.chance, endpoints, move |client| Box::pin(write(client, writing)));
     }
 
     fn tick(&mut self, world: &mut World) {
@@ -86,6 +111,7 @@ impl Fault for Snapshot {
                     tracing::info!(node = name, "FAULT it got a snapshot");
                     world.seen.fired(COUNTED);
                 }
+                self.writing.set(false);
                 self.stage = Stage::Done;
             }
             Stage::Done => {}
@@ -94,6 +120,7 @@ impl Fault for Snapshot {
 
     fn end(&mut self, world: &mut World) {
         self.stage = Stage::Done;
+        self.writing.set(false);
         if let Some(lost) = self.lost.take() {
             lost.give_back(world);
         }
@@ -131,6 +158,21 @@ impl Snapshot {
             world.kill(&leader);
         }
         self.struck = Some((leader, pauses));
+    }
+}
+
+/// Writes until the fault is over: before the return so that logs are purged, after it so that more
+/// is to be applied while the snapshot is on its way.
+async fn write(client: Client, writing: Rc<Cell<bool>>) {
+    for round in 0u64.. {
+        if !writing.get() {
+            return;
+        }
+        let puts = (0..WRITERS).map(|key| client.put(format!("control/snapshot/{key}"), round.to_string()));
+        // Nobody asks what became of them: the workloads' own writes are the ones that are checked.
+        drop(join_all(puts).await);
+        // Refusals may come at once.
+        quorate::env::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -88,8 +88,8 @@ impl Bank {
         let chance = setup.chance(&format!("bank {number}"));
         let Some(client) = setup.client(Duration::from_secs(5)).await else { return };
         self.open(&client, &setup, &chance).await;
-        // Every second teller writes without a session: at most once is enough here.
-        let session = (number % 2 == 0).then(|| client.session());
+        // The other tellers write without a session: at most once is enough here.
+        let session = (number == 0).then(|| client.session());
         for _ in 0..setup.operations_max {
             if setup.is_over() {
                 return;

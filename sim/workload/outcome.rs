@@ -1,10 +1,11 @@
 //! What a client was told of its operations, and what that says about the truth.
 
-use quorate::client::{Error, ErrorCode, Keys, Outcome, Record, Result, Scan, ScanOptions};
+use std::time::Duration;
+
+use quorate::client::{Client, Error, ErrorCode, Keys, Outcome, Record, Result, Scan, ScanOptions};
 
 use super::Setup;
 use crate::chance::Chance;
-use std::time::Duration;
 
 /// What became of a write, as far as its client was told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,11 +55,7 @@ pub(super) fn explain(setup: &Setup, error: &Error) {
 }
 
 /// Everything under a prefix at one revision, read in pages of random size.
-pub(super) async fn read(
-    client: &quorate::client::Client,
-    prefix: &str,
-    chance: &Chance,
-) -> Result<(u64, Vec<Record>)> {
+pub(super) async fn read(client: &Client, prefix: &str, chance: &Chance) -> Result<(u64, Vec<Record>)> {
     let page = u32::try_from(chance.between(20, 400)).unwrap_or(1);
     all_of(client.scan(Keys::prefix(prefix.to_owned()), ScanOptions::new().page_records(page))).await
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quorate::client::{Client, PutOptions, Record};
-use quorate::env::time::{self, Instant};
+use quorate::env::time;
 
 use super::outcome::{Fate, explain, read, text};
 use super::{Setup, Task, Workload};
@@ -15,11 +15,11 @@ use crate::chance::Chance;
 
 const NAME: &str = "keys with a time to live";
 const CLIENTS: usize = 2;
-const KEYS: u64 = 6;
+const KEYS: usize = 6;
 /// Part of its time, in percent, that a key lives at least, from before its put was sent and on a true
 /// clock. The leader counts on its monotonic clock, which faults let gain a fifth, so what it takes for
 /// the whole time is 1 / 1.2 of it; the rest is for rounding and for clocks that change their rate.
-const LIVES_PERCENT: u32 = 80;
+const LIVES_PERCENT: u64 = 80;
 /// Longest time to live.
 const TTL_MAX_MS: u64 = 10_000;
 /// After the healing all keys are gone within this: a new leader counts the whole time again, and
@@ -33,8 +33,8 @@ enum Life {
     None,
     Put {
         value: String,
-        /// Not gone before; `None` is never gone.
-        until: Option<Instant>,
+        /// Not gone before, in simulated milliseconds; `None` is never gone.
+        until_ms: Option<u64>,
         /// Whether it was seen gone.
         gone: bool,
     },
@@ -100,26 +100,30 @@ impl Lives {
         let Some(writer) = setup.client(Duration::from_secs(5)).await else { return };
         let Some(reader) = setup.client(Duration::from_secs(5)).await else { return };
         let session = writer.session();
-        let mut generations = [0; KEYS as usize];
+        let mut generations = [0; KEYS];
         for round in 0..setup.operations_max {
             if setup.is_over() {
                 return;
             }
-            let slot = usize::try_from(chance.below(KEYS)).unwrap_or(0);
+            let slot = usize::try_from(chance.below(KEYS as u64)).unwrap_or(0);
             let key = format!("ttl/{number}/{slot}/{:04}", generations[slot]);
             let before = self.now.borrow().get(&key).cloned().unwrap_or(Life::None);
             self.checked.set(self.checked.get() + 1);
-            let called = time::now();
+            let called_ms = crate::now_ms();
             let (fate, after) = match chance.below(100) {
                 0..20 => {
-                    let ttl = chance.millis(2_000, TTL_MAX_MS);
-                    let put = session.put_with(key.clone(), round.to_string(), &PutOptions::new().ttl(ttl)).await;
-                    let until = Some(called + ttl * LIVES_PERCENT / 100);
-                    (Fate::of(&setup, put.map(drop)), Life::Put { value: round.to_string(), until, gone: false })
+                    let ttl_ms = chance.between(2_000, TTL_MAX_MS);
+                    let options = PutOptions::new().ttl(Duration::from_millis(ttl_ms));
+                    let put = session.put_with(key.clone(), round.to_string(), &options).await;
+                    let until_ms = Some(called_ms + ttl_ms * LIVES_PERCENT / 100);
+                    (Fate::of(&setup, put.map(drop)), Life::Put { value: round.to_string(), until_ms, gone: false })
                 }
                 20..23 => {
                     let put = writer.put(key.clone(), round.to_string()).await;
-                    (Fate::of(&setup, put.map(drop)), Life::Put { value: round.to_string(), until: None, gone: false })
+                    (
+                        Fate::of(&setup, put.map(drop)),
+                        Life::Put { value: round.to_string(), until_ms: None, gone: false },
+                    )
                 }
                 23..26 => (Fate::of(&setup, session.delete(key.clone()).await.map(drop)), Life::None),
                 _ => {
@@ -142,7 +146,8 @@ impl Lives {
             Fate::Not => {}
             Fate::Open => {
                 *generation += 1;
-                let may_stay = [before, &after].into_iter().any(|life| matches!(life, Life::Put { until: None, .. }));
+                let may_stay =
+                    [before, &after].into_iter().any(|life| matches!(life, Life::Put { until_ms: None, .. }));
                 if may_stay {
                     self.left.borrow_mut().insert(key.to_owned());
                 }
@@ -157,9 +162,9 @@ impl Lives {
             Ok(found) => found,
             Err(error) => return explain(setup, &error),
         };
-        let answered = time::now();
+        let answered_ms = crate::now_ms();
         let broken =
-            |check: &str| setup.seen.violation(check, format!("{key}: {found:?}, but {life:?} at {answered:?}"));
+            |check: &str| setup.seen.violation(check, format!("{key}: {found:?}, but {life:?} at {answered_ms}"));
         match (&life, &found) {
             (Life::None, None) | (Life::Put { gone: true, .. }, None) => {}
             (Life::None | Life::Put { gone: true, .. }, Some(_)) => broken("what is gone stays gone"),
@@ -167,12 +172,12 @@ impl Lives {
                 broken("reads are linearizable")
             }
             (Life::Put { .. }, Some(_)) => {}
-            (Life::Put { until: None, .. }, None) => broken("no acknowledged write is lost"),
-            (Life::Put { value, until: Some(until), .. }, None) => {
-                if answered < *until {
+            (Life::Put { until_ms: None, .. }, None) => broken("no acknowledged write is lost"),
+            (Life::Put { value, until_ms: Some(until_ms), .. }, None) => {
+                if answered_ms < *until_ms {
                     broken("no key ends early");
                 }
-                let gone = Life::Put { value: value.clone(), until: Some(*until), gone: true };
+                let gone = Life::Put { value: value.clone(), until_ms: Some(*until_ms), gone: true };
                 self.now.borrow_mut().insert(key.to_owned(), gone);
             }
         }
@@ -182,9 +187,9 @@ impl Lives {
     fn overdue(&self, records: &[Record], setup: &Setup) -> Vec<String> {
         let lives = self.now.borrow();
         let present: BTreeMap<_, _> = records.iter().map(|record| (text(&record.key), text(&record.value))).collect();
-        let stays = |key: &String| matches!(lives.get(key), Some(Life::Put { until: None, .. }));
+        let stays = |key: &String| matches!(lives.get(key), Some(Life::Put { until_ms: None, .. }));
         for (key, life) in &*lives {
-            if let Life::Put { value, until: None, .. } = life
+            if let Life::Put { value, until_ms: None, .. } = life
                 && present.get(key) != Some(value)
             {
                 setup.seen.violation("no acknowledged write is lost", format!("{key}: {:?}", present.get(key)));
