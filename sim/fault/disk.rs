@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use quorate::env::disk::{DiskCounts, DiskDelay};
+use quorate::node::Service;
 
 use super::{Fault, Kind};
 use crate::chance::Chance;
@@ -43,13 +44,15 @@ pub(crate) fn count(seen: &Seen, done: &DiskCounts) {
 pub(crate) const CUT: Kind = Kind {
     name: "power cut in mid-write",
     counts: &[LOST, TORN],
-    weight: 4,
+    weight: 5,
     lasts_ms: (100, 4_000),
     make: |chance| Box::new(Cut { chance, cut: Vec::new() }),
 };
 
-/// Changes of a disk before it stops: a few frames of the log, or the identity and all of a start.
-const CHANGES_MAX: u64 = 24;
+/// Changes of a disk before it stops: a few frames of the log.
+const CHANGES_MAX: u64 = 10;
+/// The same when all disks stop: the first take the service with them, and the others write no more.
+const CHANGES_OF_ALL_MAX: u64 = 4;
 
 struct Cut {
     chance: Chance,
@@ -63,9 +66,11 @@ impl Fault for Cut {
             return;
         }
         // The power of a whole room fails, too.
-        self.cut = if self.chance.percent(25) { up } else { vec![self.chance.pick(&up).clone()] };
+        let is_all = self.chance.percent(25);
+        self.cut = if is_all { up } else { vec![self.chance.pick(&up).clone()] };
+        let changes_max = if is_all { CHANGES_OF_ALL_MAX } else { CHANGES_MAX };
         for name in &self.cut {
-            world.machine(name).disk.borrow().stop_after(self.chance.below(CHANGES_MAX));
+            world.machine(name).disk.borrow().stop_after(self.chance.below(changes_max));
         }
     }
 
@@ -165,15 +170,19 @@ pub(crate) const FULL: Kind = Kind {
     counts: &[FULL_DISK],
     weight: 2,
     lasts_ms: (1_000, 8_000),
-    make: |chance| Box::new(Full { chance, full: Vec::new() }),
+    make: |chance| Box::new(Full { chance, full: Vec::new(), told: Vec::new() }),
 };
 
+/// How often a node is asked whether it knows.
+const LOOK_EVERY_MS: u64 = 50;
 /// Where a node keeps its files.
 pub(super) const DATA: &str = "/data";
 
 struct Full {
     chance: Chance,
     full: Vec<String>,
+    /// Those that have said so.
+    told: Vec<String>,
 }
 
 impl Fault for Full {
@@ -183,13 +192,28 @@ impl Fault for Full {
         self.full = self.chance.sample(&up, count);
         for name in &self.full {
             let disk = world.machine(name).disk.borrow().clone();
-            let mut capacity = disk.used() + self.chance.below(3 * world.topology.log_segment_bytes);
+            let mut capacity = disk.used() + self.chance.below(world.topology.log_segment_bytes);
             // Also of what the node itself has held back, others may have taken the most.
             if self.chance.percent(60) {
                 capacity = capacity.saturating_sub(size(&disk, &Path::new(DATA).join("BALLAST")));
                 world.harmed(name, Harm::Ends);
             }
             disk.set_capacity(Some(capacity));
+        }
+    }
+
+    /// It counts when a node refuses growing writes, which is what a user meets, besides every write
+    /// that the disk itself refuses.
+    fn tick(&mut self, world: &mut World) {
+        if !crate::now_ms().is_multiple_of(LOOK_EVERY_MS) {
+            return;
+        }
+        for name in &self.full {
+            let says_so = world.node(name).is_some_and(|node| node.metrics().contains("\nquorate_disk_full 1"));
+            if says_so && !self.told.contains(name) {
+                self.told.push(name.clone());
+                world.seen.fired(FULL_DISK);
+            }
         }
     }
 

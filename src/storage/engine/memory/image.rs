@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::{MemoryStores, Pairs, State, Store, Undo};
+use super::{MemoryStores, Pairs, SeqNo, State, Store, Undo};
 use crate::storage::engine::StoreId;
 
 /// What was flushed of a whole disk.
@@ -14,6 +14,8 @@ use crate::storage::engine::StoreId;
 pub struct StoresImage {
     stores: BTreeMap<StoreId, Pairs>,
     next_store: u64,
+    /// Not below that of any pair.
+    seqno: SeqNo,
     corrupt: BTreeSet<(StoreId, Bytes)>,
 }
 
@@ -25,7 +27,7 @@ impl MemoryStores {
             flushed.undo();
         }
         let stores = flushed.stores.iter().map(|(id, store)| (*id, store.read().clone())).collect();
-        StoresImage { stores, next_store: flushed.next_store, corrupt: flushed.corrupt }
+        StoresImage { stores, next_store: flushed.next_store, seqno: flushed.seqno, corrupt: flushed.corrupt }
     }
 
     /// Stops the machine and puts an earlier state under it. Engines and views opened before are dead.
@@ -35,6 +37,8 @@ impl MemoryStores {
         state.unflushed.clear();
         state.stores = image.stores.iter().map(|(id, pairs)| (*id, store(pairs.clone()))).collect();
         state.next_store = image.next_store;
+        // Sequence numbers only rise, so that a new view sees all that was put back.
+        state.seqno = state.seqno.max(image.seqno);
         state.corrupt.clone_from(&image.corrupt);
     }
 }
