@@ -137,9 +137,13 @@ impl Fault for HalfOpen {
         others.retain(|other| *other != name);
         others.extend(CLIENT_HOSTS.map(str::to_owned));
         tracing::info!(node = name, "FAULT gone without a word");
-        others.iter().for_each(|other| drop(world.cut(&name, other)));
+        for other in &others {
+            world.cut(&name, other);
+        }
         world.kill(&name);
-        others.iter().for_each(|other| world.mend(&name, other));
+        for other in &others {
+            world.mend(&name, other);
+        }
         if others.iter().any(|other| world.network.traffic(other, &name).open > 0) {
             world.seen.fired(HALF_OPEN.counts[0]);
         }

@@ -76,14 +76,15 @@ impl Partition {
             }
             Shape::OneWay => {
                 let (one, others) = names.split_at(1);
-                let mut others = self.chance.sample(others, self.chance.between(1, whole) as usize);
+                let (some, _) = split(others, self.chance.between(1, whole));
+                let mut others = some.to_vec();
                 others.extend(CLIENT_HOSTS.iter().filter(|_| self.chance.percent(25)).map(|name| (*name).to_owned()));
                 let (from, to) = if self.chance.percent(50) { (one, &*others) } else { (&*others, one) };
                 pairs(from, to)
             }
             Shape::Bridge => {
                 // Who comes first is the bridge, or else in the second half.
-                names.rotate_left(self.chance.below(2) as usize);
+                names.rotate_left(usize::from(self.chance.percent(50)));
                 let (left, right) = split(&names[1..], self.chance.between(1, whole - 1));
                 both_ways(left, right)
             }
