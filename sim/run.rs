@@ -140,6 +140,7 @@ impl<'a> Run<'a> {
         self.world.step();
         let observed = self.trace.take_observed();
         self.invariants.observe(&observed);
+        self.world.recent = observed;
         self.invariants.sample(&self.world);
     }
 

@@ -13,6 +13,7 @@ mod damage;
 pub(crate) mod disk;
 mod frames;
 mod link;
+mod moment;
 mod partition;
 mod process;
 mod replaced;
@@ -47,6 +48,7 @@ pub(crate) const KINDS: &[&Kind] = &[
     &process::KILL_ALL,
     &process::PAUSE,
     &process::RESTART,
+    &moment::POWER_CUT,
     &disk::CUT,
     &disk::FAILED_SYNC,
     &disk::SLOW,

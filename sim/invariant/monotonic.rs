@@ -2,7 +2,7 @@
 //! and over a restart, what it had said to be durable.
 //!
 //! Two measures for a restart. A disk that nobody robbed must bring back all that the replica had
-//! called durable. A robbed one may come back with less, but once others have counted on what is
+//! called durable. Nothing is applied before it is durable in the replica's own log. A robbed one may come back with less, but once others have counted on what is
 //! gone, such a replica must take no part any more: an older disk under the same identity.
 
 use std::collections::BTreeMap;
@@ -49,7 +49,11 @@ impl Replica {
             "granted" => return self.granted(event),
             "acknowledged" => return self.acknowledged(event),
             "committed" => return rises(&mut self.committed, event),
-            "applied" | "installed" | "restored" => return rises(&mut self.applied, event),
+            "applied" => {
+                self.may_apply(event)?;
+                return rises(&mut self.applied, event);
+            }
+            "installed" | "restored" => return rises(&mut self.applied, event),
             "durable" if self.is_started => self.written = self.written.max(Some(event.index)),
             "truncated" => self.truncated(event),
             _ => {}
@@ -93,6 +97,14 @@ impl Replica {
         match &self.behind {
             Some(lacks) => Err(format!("{event}: an older disk under the same identity, it lacks {lacks}")),
             None => Ok(1),
+        }
+    }
+
+    /// Or a power cut would leave a state that is ahead of the log.
+    fn may_apply(&self, event: &Observed) -> Result<(), String> {
+        match event.index < self.log.durable() {
+            true => Ok(()),
+            false => Err(format!("{event}: {} applied, durable before {} only", event.index, self.log.durable())),
         }
     }
 

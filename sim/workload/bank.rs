@@ -43,10 +43,6 @@ pub(super) fn make(_: Chance) -> Rc<dyn Workload> {
 }
 
 impl Workload for Bank {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         let transfer = |teller| Box::pin(self.clone().teller(teller, setup.clone())) as Task;
         let mut tasks: Vec<_> = (0..TELLERS).map(transfer).collect();

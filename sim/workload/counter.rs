@@ -43,10 +43,6 @@ pub(super) fn make(_: Chance) -> Rc<dyn Workload> {
 }
 
 impl Workload for Counters {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         let count = |(number, counter): (usize, &Rc<Counter>)| {
             let (counter, setup) = (counter.clone(), setup.clone());

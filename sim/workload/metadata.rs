@@ -45,10 +45,6 @@ pub(crate) async fn only(setup: &Setup, endpoint: &str) -> Option<Client> {
 }
 
 impl Workload for Metadata {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         vec![
             Box::pin(self.clone().move_leaders(setup.clone())),

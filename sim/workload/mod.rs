@@ -31,8 +31,6 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A workload in one run.
 pub(crate) trait Workload {
-    /// Its row in the table of operations checked.
-    fn name(&self) -> &'static str;
     /// What its clients do, one task each. A task ends soon after [`Setup::is_over`].
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task>;
     /// Reads everything back after the healing and holds it, and what was seen on the way, against

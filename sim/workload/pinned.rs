@@ -35,10 +35,6 @@ pub(super) fn make(_: Chance) -> Rc<dyn Workload> {
 }
 
 impl Workload for Pinned {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         let mut tasks: Vec<Task> = Vec::new();
         for number in 0..APPENDERS {

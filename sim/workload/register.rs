@@ -55,10 +55,6 @@ pub(super) fn make(chance: Chance) -> Rc<dyn Workload> {
 }
 
 impl Workload for Registers {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         (0..self.clients).map(|number| Box::pin(self.clone().work(number, setup.clone())) as Task).collect()
     }

@@ -26,10 +26,6 @@ pub(super) fn make(_: Chance) -> Rc<dyn Workload> {
 }
 
 impl Workload for Set {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         let add = |client| Box::pin(self.clone().add(client, setup.clone())) as Task;
         (0..CLIENTS).map(add).collect()

@@ -54,10 +54,6 @@ pub(super) fn make(_: Chance) -> Rc<dyn Workload> {
 }
 
 impl Workload for Lives {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
     fn clients(self: Rc<Self>, setup: &Setup) -> Vec<Task> {
         (0..CLIENTS).map(|number| Box::pin(self.clone().live(number, setup.clone())) as Task).collect()
     }

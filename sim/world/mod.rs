@@ -23,6 +23,7 @@ use self::links::Latencies;
 use self::machine::{Harm, Machine, Standing};
 use self::net::{NetworkState, SimNetwork};
 use crate::chance::Chance;
+use crate::invariant::Observed;
 use crate::plan::Topology;
 use crate::report::Seen;
 
@@ -39,6 +40,8 @@ pub(crate) struct World {
     /// What links and streams do; shared with every [`SimNetwork`].
     pub(crate) network: Arc<NetworkState>,
     pub(crate) clocks: Rc<Clocks>,
+    /// What the replicas did in the last step.
+    pub(crate) recent: Vec<Observed>,
     machines: BTreeMap<String, Rc<Machine>>,
     latencies: Latencies,
     chance: Chance,
@@ -72,7 +75,7 @@ impl World {
         let chance = Chance::new(seed, "crashes");
         let early_ms = Chance::new(seed, "early").between(50, 3_000);
         let latencies = Latencies::new();
-        Self { sim, seen, topology, network, clocks, machines, latencies, chance, early_ms }
+        Self { sim, seen, topology, network, clocks, recent: Vec::new(), machines, latencies, chance, early_ms }
     }
 
     /// Names of all nodes, in order.
@@ -113,6 +116,23 @@ impl World {
     /// All nodes that have started and run.
     pub(crate) fn nodes(&self) -> Vec<(String, Node)> {
         self.up().into_iter().filter_map(|name| self.node(&name).map(|node| (name, node))).collect()
+    }
+
+    /// The node that a replica lives on, if anybody up knows.
+    pub(crate) fn home_of(&self, group: u64, replica: u64) -> Option<String> {
+        let nodes = self.nodes();
+        let id = if group == quorate::types::GroupId::META.0 {
+            // Its replicas have their nodes' numbers.
+            replica
+        } else {
+            let maps = nodes.iter().map(|(_, node)| node.map());
+            maps.filter_map(|map| {
+                let shard = map.shards.get(&quorate::types::GroupId(group))?;
+                shard.replicas.iter().find(|found| found.id.0 == replica).map(|found| found.node.0)
+            })
+            .next()?
+        };
+        nodes.into_iter().find(|(_, node)| node.id().0 == id).map(|(name, _)| name)
     }
 
     /// Whom the metadata group's leader, as most nodes see it, lives on.
