@@ -113,7 +113,7 @@ impl Topology {
         let slowest = *chance.pick(&[2, 5, 5, 20, 50]);
         let latency = (Duration::from_micros(200), Duration::from_millis(slowest));
         let log_segment_bytes = *chance.pick(&[128 << 10, 256 << 10, 1 << 20]);
-        let log_entries_kept = *chance.pick(&[64, 100, 300, 1_000, 8_192]);
+        let log_entries_kept = *chance.pick(&[64, 64, 100, 200, 8_192]);
         Self { nodes, frail, latency, log_segment_bytes, log_entries_kept }
     }
 }

@@ -16,9 +16,9 @@ use crate::world::World;
 
 const COUNTED: &str = "control: snapshot racing apply and purge";
 /// Most entries that writers outrun within one fault; where more are kept, a log is enough.
-const ENTRIES_KEPT_MAX: u64 = 1_000;
+const ENTRIES_KEPT_MAX: u64 = 300;
 /// Writes at a time, and over how many keys.
-const WRITERS: u64 = 16;
+const WRITERS: u64 = 8;
 
 /// A follower is away until its leader's log has gone on without it, and comes back under load; at
 /// times its leader is lost or stands still while the snapshot is on its way.
