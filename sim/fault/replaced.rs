@@ -15,7 +15,7 @@ const OLD_DISK: &str = "disk: an old disk under the same identity";
 pub(crate) const LYING: Kind = Kind {
     name: "lying syncs",
     counts: &[LIED],
-    weight: 1,
+    weight: 2,
     lasts_ms: (300, 5_000),
     make: |chance| Box::new(Lying { chance, name: None }),
 };

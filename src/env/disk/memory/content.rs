@@ -106,7 +106,10 @@ impl Content {
                 0 => {}
                 1 => put(&mut self.durable, &write.data, write.offset, |_| None),
                 2 => {
-                    let keep = usize::try_from(random() % (write.data.len() as u64 + 1)).unwrap_or(0);
+                    // Behind the last byte that changes, a tear would leave the write whole.
+                    let changes = write.data.iter().zip(&before).rposition(|(new, old)| new != old);
+                    let changed = changes.map_or(0, |last| last as u64 + 1);
+                    let keep = usize::try_from(random() % (changed + 1)).unwrap_or(0);
                     put(&mut self.durable, &write.data[..keep], write.offset, |_| None);
                 }
                 _ => self.keep_sectors(&write, random),
