@@ -6,18 +6,12 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use crate::many::Many;
 use crate::plan::{Less, Plan};
 use crate::pool::{self, Job};
 use crate::total::Total;
 use crate::trace::{Lines, Trace};
-use crate::{mutants, panics, run, scenario, shrink};
-
-/// Wall time of the fresh seeds of a run without arguments.
-const BUDGET: Duration = Duration::from_secs(450);
-/// Fresh seeds that are run twice to compare their traces.
-const TWICE: usize = 4;
-/// Time between two lines of progress.
-const PROGRESS: Duration = Duration::from_secs(15);
+use crate::{many, mutants, panics, run, scenario, shrink};
 
 /// Simulates clusters under faults and checks what clients and replicas saw.
 ///
@@ -55,7 +49,7 @@ pub(crate) struct Arguments {
     /// Keep only these faults of the plan, by number.
     #[arg(long, value_name = "NUMBERS", value_delimiter = ',', num_args = 0..)]
     faults: Option<Vec<String>>,
-    /// Keep only these workloads.
+    /// Run these workloads and no others.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     workloads: Option<Vec<String>>,
     /// Operations that each client may begin.
@@ -122,10 +116,10 @@ impl Arguments {
         if self.seed.is_some() || self.scenario.is_some() {
             return self.one();
         }
-        let mut many = Many::new(&self);
+        let mut many = Many::new(self.from.unwrap_or_else(fresh_seed), self.jobs.unwrap_or_else(pool::cores));
         let limits = (self.seeds, self.run_for);
         let finished = match limits {
-            (None, None) => many.twice() && many.scenarios() && many.fresh(None, Some(BUDGET)),
+            (None, None) => many.twice() && many.scenarios() && many.fresh(None, Some(many::BUDGET)),
             (seeds, run_for) => many.fresh(seeds, run_for),
         };
         many.end(finished, limits == (None, None))
@@ -225,115 +219,4 @@ fn list() {
 
 fn fresh_seed() -> u64 {
     quorate::env::chance::bits() >> 20
-}
-
-/// Many runs.
-struct Many {
-    program: PathBuf,
-    cores: usize,
-    next_seed: u64,
-    began: Instant,
-    total: Total,
-}
-
-impl Many {
-    #[allow(clippy::disallowed_methods, reason = "wall time for people")]
-    fn new(arguments: &Arguments) -> Self {
-        let from = arguments.from.unwrap_or_else(fresh_seed);
-        println!("fresh seeds from {from}");
-        Self {
-            program: std::env::current_exe().unwrap(),
-            cores: arguments.jobs.unwrap_or_else(pool::cores),
-            next_seed: from,
-            began: Instant::now(),
-            total: Total::default(),
-        }
-    }
-
-    fn take_seed(&mut self) -> u64 {
-        self.next_seed += 1;
-        self.next_seed - 1
-    }
-
-    /// Runs fresh seeds twice and compares the traces.
-    fn twice(&mut self) -> bool {
-        let seeds: Vec<_> = (0..TWICE).map(|_| self.take_seed()).collect();
-        let job = |seed: &u64| Job { hashed: true, ..Job::seed(*seed) };
-        let mut jobs: Vec<_> = seeds.iter().chain(&seeds).map(job).collect();
-        let mut hashes = std::collections::BTreeMap::<u64, Vec<Option<u64>>>::new();
-        let clean = self.run(
-            move || jobs.pop(),
-            |job, report| {
-                hashes.entry(job.seed).or_default().push(report.trace_hash);
-            },
-        );
-        for (seed, hashes) in hashes {
-            if clean && (hashes.len() != 2 || hashes[0].is_none() || hashes[0] != hashes[1]) {
-                println!("seed {seed} does not replay: its traces hash to {hashes:x?}");
-                self.total.violations += 1;
-                return false;
-            }
-        }
-        println!("{TWICE} fresh seeds, each run twice: the same traces, byte for byte");
-        clean
-    }
-
-    fn scenarios(&mut self) -> bool {
-        let mut left =
-            scenario::ALL.iter().map(|scenario| Job { scenario: Some(scenario.name.to_owned()), ..Job::default() });
-        let clean = self.run(move || left.next(), |_, _| {});
-        println!("{} named scenarios", scenario::ALL.len());
-        clean
-    }
-
-    /// Runs fresh seeds, until there were enough or the time is over.
-    fn fresh(&mut self, seeds: Option<u64>, run_for: Option<Duration>) -> bool {
-        #[allow(clippy::disallowed_methods, reason = "wall time for people")]
-        let began = Instant::now();
-        let mut next = self.next_seed;
-        let last = seeds.map(|seeds| next + seeds);
-        self.run(
-            move || {
-                let over =
-                    run_for.is_some_and(|limit| began.elapsed() >= limit) || last.is_some_and(|last| next >= last);
-                (!over).then(|| {
-                    next += 1;
-                    Job::seed(next - 1)
-                })
-            },
-            |_, _| {},
-        )
-    }
-
-    /// Runs jobs; stops at a failure. Returns whether all were clean.
-    fn run(
-        &mut self,
-        next: impl FnMut() -> Option<Job> + Send,
-        mut each: impl FnMut(&Job, &crate::report::Report) + Send,
-    ) -> bool {
-        let (began, total) = (self.began, &mut self.total);
-        let mut said = began.elapsed();
-        pool::run_all(&self.program, self.cores, next, |job, report| {
-            each(&job, &report);
-            let clean = total.add(job, &report);
-            if began.elapsed() - said > PROGRESS {
-                said = began.elapsed();
-                eprintln!("{:>6} s  {}", said.as_secs(), total.summary(said));
-            }
-            clean
-        });
-        self.total.failed.is_empty()
-    }
-
-    fn end(self, finished: bool, all_must_fire: bool) -> ExitCode {
-        self.total.print_tables();
-        self.total.print_failed();
-        let silent = self.total.never_fired();
-        let silent_fails = finished && all_must_fire && !silent.is_empty();
-        if silent_fails {
-            println!("\nfaults that never fired: {silent:?}");
-        }
-        println!("\n{}", self.total.summary(self.began.elapsed()));
-        if finished && !silent_fails { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
 }

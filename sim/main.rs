@@ -18,6 +18,7 @@ mod fault;
 mod history;
 mod invariant;
 mod linear;
+mod many;
 mod mutants;
 mod panics;
 mod plan;

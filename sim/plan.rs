@@ -67,7 +67,7 @@ impl Plan {
         Self { seed, topology, workloads, faults, faults_until, think_ms, operations_max: u64::MAX }
     }
 
-    /// The same without what `less` leaves out.
+    /// The same without what `less` leaves out, and with the workloads that it names.
     pub(crate) fn without(mut self, less: &Less) -> Self {
         if let Some(kept) = &less.faults {
             let mut number = 0;
@@ -77,7 +77,8 @@ impl Plan {
             });
         }
         if let Some(kept) = &less.workloads {
-            self.workloads.retain(|name| kept.iter().any(|kept| kept == name));
+            let named = workload::ALL.iter().map(|(name, _)| *name).filter(|name| kept.iter().any(|kept| kept == name));
+            self.workloads = named.collect();
         }
         self.operations_max = less.operations_max.unwrap_or(self.operations_max);
         if let Some(until) = less.faults_until_ms {

@@ -51,7 +51,7 @@ impl Job {
 
     /// The command that replays this run with its trace.
     pub(crate) fn replay(&self) -> String {
-        let quoted = self.arguments().into_iter().map(|part| match part.contains(' ') {
+        let quoted = self.arguments().into_iter().map(|part| match part.is_empty() || part.contains(' ') {
             true => format!("'{part}'"),
             false => part,
         });
