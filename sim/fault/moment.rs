@@ -44,8 +44,7 @@ impl PowerCut {
     /// Chooses whom the power leaves after an event of the last step.
     fn watch(&mut self, world: &World, now_ms: u64) {
         let (what, percent, _) = self.moment;
-        let events = world.recent.iter().filter(|event| event.what == what);
-        let hit = events.filter(|_| self.chance.percent(percent)).last();
+        let hit = world.recent.iter().rfind(|event| event.what == what && self.chance.percent(percent));
         let Some(home) = hit.and_then(|event| world.home_of(event.group, event.replica)) else { return };
         let victims = if self.chance.percent(25) { world.up() } else { vec![home] };
         self.next = Some((victims, now_ms + self.chance.below(12)));

@@ -37,8 +37,8 @@ struct Group {
 
 impl Group {
     fn bit(&mut self, replica: u64) -> u128 {
-        let number = self.bits.len();
-        *self.bits.entry(replica).or_insert_with(|| 1u128.checked_shl(number as u32).unwrap_or(0) & !PROVEN)
+        let number = u32::try_from(self.bits.len()).unwrap_or(u32::MAX);
+        *self.bits.entry(replica).or_insert_with(|| 1u128.checked_shl(number).unwrap_or(0) & !PROVEN)
     }
 
     fn forget(&mut self) {

@@ -179,6 +179,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "the true clock under the hook")]
     #[tokio::test(start_paused = true)]
     async fn a_sleep_does_not_end_early_when_the_clock_is_slowed_down_during_it() {
         let clock = Rc::new(Slowing { since: Cell::new(None) });
