@@ -298,8 +298,7 @@ async fn transfer(id: GroupId, group: &Group, to: NodeId, deadline: Instant) -> 
     group.transfer_leader(replica, deadline).await.map_err(|error| {
         let message = format!("shard {}: the leadership was not taken over: {error}; try again", id.0);
         Failure::retry(ErrorCode::Unavailable, message)
-    })?;
-    Ok(group.status().term)
+    })
 }
 
 fn malformed(error: &prost::DecodeError) -> Failure {

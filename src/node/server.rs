@@ -337,7 +337,7 @@ async fn hand_over(id: GroupId, group: &Group, deadline: Instant) {
         for replica in heirs {
             let attempt = deadline.min(time::now() + HANDOVER_ATTEMPT);
             match group.transfer_leader(replica, attempt).await {
-                Ok(()) => {
+                Ok(_) => {
                     tracing::info!(group = id.0, to = replica.0, "leadership handed over");
                     return;
                 }

@@ -284,17 +284,17 @@ impl Group {
         heirs.into_iter().map(|(_, replica)| replica).collect()
     }
 
-    /// Hands leadership over and waits until this replica has seen it.
+    /// Hands leadership over and waits until this replica has seen it. Returns the new leader's term.
     ///
     /// # Errors
     /// When this replica does not lead, `to` has no vote, or it did not take over in time.
-    pub async fn transfer_leader(&self, to: ReplicaId, deadline: time::Instant) -> Result<(), ChangeError> {
+    pub async fn transfer_leader(&self, to: ReplicaId, deadline: time::Instant) -> Result<u64, ChangeError> {
         let status = self.status();
         if status.role != Role::Leader {
             return Err(ChangeError::NotLeader { leader: status.leader });
         }
         if to == self.core.replica {
-            return Ok(());
+            return Ok(status.term);
         }
         if !status.voters.contains_key(&to) {
             return Err(ChangeError::Refused(format!("{to} is no voter of {}", self.core.group)));
@@ -304,7 +304,8 @@ impl Group {
         let mut changes = self.watch();
         let taken = changes.wait_for(|now| now.leader.is_some_and(|(leader, _)| leader == to));
         match time::timeout_at(deadline, taken).await {
-            Ok(Ok(_)) => Ok(()),
+            // As of then: the leadership may have moved on.
+            Ok(Ok(now)) => Ok(now.term),
             Ok(Err(_)) => Err(ChangeError::Unknown("the group was stopped".to_owned())),
             Err(_) => Err(ChangeError::Unknown(format!("{to} has not taken over in time"))),
         }
