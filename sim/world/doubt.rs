@@ -70,8 +70,11 @@ impl World {
         }
     }
 
-    /// Whether all nodes that never lost anything run and know a leader of each group.
+    /// Whether all nodes that never lost anything run, reach each other and know a leader of each group.
     fn others_are_whole(&self) -> bool {
+        if !self.network.is_whole() {
+            return false;
+        }
         let mut others = self.machines.values().filter(|machine| !machine.is_harmed(Harm::Loses));
         others.all(|machine| {
             let has_leaders = |node: &quorate::node::Node| {

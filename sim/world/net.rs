@@ -81,6 +81,11 @@ impl NetworkState {
         })
     }
 
+    /// Whether no link is cut.
+    pub(super) fn is_whole(&self) -> bool {
+        self.links.lock().values().flat_map(BTreeMap::values).all(|link| link.cuts == 0)
+    }
+
     /// What one host has done so far to reach another.
     pub(crate) fn traffic(&self, from: &str, to: &str) -> Traffic {
         self.link(from, to, |link| link.traffic)
