@@ -1,7 +1,9 @@
 //! Named runs that stay: one for every bug that a simulation has found, written as an explicit plan
 //! so that it means the same when the drawing of plans changes.
 
-use crate::plan::Plan;
+use std::time::Duration;
+
+use crate::plan::{Plan, Topology};
 
 /// A named run.
 pub(crate) struct Scenario {
@@ -16,15 +18,37 @@ pub(crate) const ALL: &[Scenario] = &[Scenario {
     name: "carrying-without-gain",
     about: "Old log segments were emptied for ever when frames were mostly padding: the node wrote the same \
             entries again and again without a pause.",
-    plan: || {
-        let mut plan = Plan::draw(2);
-        plan.topology.log_segment_bytes = 256 << 10;
-        plan.topology.log_entries_kept = 8_192;
-        plan.think_ms = 0;
-        plan.faults.clear();
-        plan
+    plan: || Plan {
+        topology: Topology { log_segment_bytes: 256 << 10, ..three_nodes() },
+        workloads: vec!["sets of unique adds", "counters by session", "bank transfers"],
+        faults_until: Duration::from_secs(30),
+        ..calm(2)
     },
 }];
+
+/// Three nodes near each other, which keep all of their logs.
+fn three_nodes() -> Topology {
+    Topology {
+        nodes: vec!["n1".to_owned(), "n2".to_owned(), "n3".to_owned()],
+        frail: vec!["n3".to_owned()],
+        latency: (Duration::from_micros(200), Duration::from_millis(5)),
+        log_segment_bytes: 1 << 20,
+        log_entries_kept: 8_192,
+    }
+}
+
+/// Busy clients and no faults, from one seed.
+fn calm(seed: u64) -> Plan {
+    Plan {
+        seed,
+        topology: three_nodes(),
+        workloads: Vec::new(),
+        faults: Vec::new(),
+        faults_until: Duration::from_secs(20),
+        think_ms: 0,
+        operations_max: u64::MAX,
+    }
+}
 
 /// The scenario of a name.
 pub(crate) fn find(name: &str) -> Option<&'static Scenario> {
