@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use quorate::raft::Group;
 use quorate::shard::digest::digest;
 use quorate::types::GroupId;
 
@@ -12,46 +13,99 @@ use crate::world::World;
 /// Simulated time that replicas have to agree.
 pub(crate) const WITHIN: Duration = Duration::from_secs(40);
 
-/// Whether all agree now: the number of groups, or who differs.
-pub(crate) fn check(world: &World) -> Result<u64, String> {
-    let retired = world.retired().len();
-    let nodes = world.nodes();
-    if nodes.len() + retired < world.names().len() {
-        return Err(format!("only {:?} run", nodes.iter().map(|(name, _)| name).collect::<Vec<_>>()));
-    }
-    let mut groups: BTreeMap<GroupId, Vec<(String, quorate::raft::Group)>> = BTreeMap::new();
-    for (name, node) in &nodes {
+/// Simulated time between two comparisons of the replicas' states.
+const COMPARE_MS: u64 = 1_500;
+
+type Replicas = BTreeMap<GroupId, Vec<(String, Group)>>;
+
+fn replicas(world: &World) -> Replicas {
+    let mut groups = Replicas::new();
+    for (name, node) in &world.nodes() {
         for (id, group) in node.groups() {
             groups.entry(id).or_default().push((name.clone(), group));
         }
     }
+    groups
+}
+
+/// Compares the states of the replicas of a shard that have applied the same entries: they must hash
+/// the same at every moment, not only in the end. Returns how many pairs there were.
+fn compare(id: GroupId, replicas: &[(String, Group)]) -> Result<u64, String> {
+    let mut at: BTreeMap<u64, Vec<&(String, Group)>> = BTreeMap::new();
+    for replica in replicas {
+        if let Some(applied) = replica.1.status().applied {
+            at.entry(applied).or_default().push(replica);
+        }
+    }
+    let mut compared = 0;
+    for (applied, alike) in at.into_iter().filter(|(_, alike)| alike.len() > 1) {
+        let mut hashes = BTreeMap::new();
+        for (name, group) in alike {
+            // An engine that fails ends its node, which is looked at elsewhere.
+            let Some(hash) = group.view().ok().and_then(|view| digest(&*view).ok()) else { continue };
+            hashes.insert(name, hash);
+        }
+        if hashes.values().collect::<BTreeSet<_>>().len() > 1 {
+            return Err(format!("group {} at entry {applied}: logical hashes {hashes:x?}", id.0));
+        }
+        compared += (hashes.len() as u64).saturating_sub(1);
+    }
+    Ok(compared)
+}
+
+/// Compares replicas every now and then while a run lasts.
+#[derive(Default)]
+pub(crate) struct Comparison {
+    next_ms: u64,
+}
+
+impl Comparison {
+    /// What [`compare`] finds, if it is time again.
+    pub(crate) fn sample(&mut self, world: &World) -> Result<u64, String> {
+        let now_ms = crate::now_ms();
+        if now_ms < self.next_ms {
+            return Ok(0);
+        }
+        self.next_ms = now_ms + COMPARE_MS;
+        all(&replicas(world))
+    }
+}
+
+fn all(groups: &Replicas) -> Result<u64, String> {
+    let shards = groups.iter().filter(|(id, _)| **id != GroupId::META);
+    shards.map(|(id, replicas)| compare(*id, replicas)).sum()
+}
+
+/// Why replicas do not agree.
+pub(crate) enum Apart {
+    /// They may come to.
+    Yet(String),
+    /// They never will.
+    ForEver(String),
+}
+
+/// Whether all agree now: the number of groups, or who differs.
+pub(crate) fn check(world: &World) -> Result<u64, Apart> {
+    let nodes = world.up();
+    if nodes.len() + world.retired().len() < world.names().len() || world.nodes().len() < nodes.len() {
+        return Err(Apart::Yet(format!("only {nodes:?} run")));
+    }
+    let groups = replicas(world);
     if groups.len() < 2 {
-        return Err("the default keyspace has no shard yet".to_owned());
+        return Err(Apart::Yet("the default keyspace has no shard yet".to_owned()));
     }
     for (id, replicas) in &groups {
-        let standings: BTreeSet<_> = replicas
-            .iter()
-            .map(|(_, group)| {
-                let status = group.status();
-                (status.term, status.leader, status.committed, status.applied)
-            })
-            .collect();
+        let standing = |group: &Group| {
+            let status = group.status();
+            (status.term, status.leader, status.committed, status.applied)
+        };
+        let standings: BTreeSet<_> = replicas.iter().map(|(_, group)| standing(group)).collect();
         let is_settled = standings.len() == 1
             && standings.iter().all(|(_, leader, committed, applied)| leader.is_some() && committed == applied);
         if !is_settled {
-            return Err(format!("group {}: {standings:?}", id.0));
-        }
-        if *id == GroupId::META {
-            continue;
-        }
-        let mut digests = BTreeMap::new();
-        for (name, group) in replicas {
-            let view = group.view().map_err(|error| error.to_string())?;
-            digests.insert(name, digest(&*view).map_err(|error| error.to_string())?);
-        }
-        if digests.values().collect::<BTreeSet<_>>().len() > 1 {
-            return Err(format!("group {}: logical hashes {digests:x?}", id.0));
+            return Err(Apart::Yet(format!("group {}: {standings:?}", id.0)));
         }
     }
+    all(&groups).map_err(Apart::ForEver)?;
     Ok(groups.len() as u64)
 }

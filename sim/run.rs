@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::chance::Chance;
-use crate::converge;
+use crate::converge::{self, Apart, Comparison};
 use crate::fault::Fault;
 use crate::invariant::Invariants;
 use crate::plan::Plan;
@@ -20,6 +20,8 @@ use crate::world::{CLIENT_HOSTS, World};
 const FINISH_MAX: Duration = Duration::from_secs(40);
 /// Simulated time that the last checks may take.
 const CHECKS_MAX: Duration = Duration::from_secs(60);
+
+const SAME_STATE: &str = "the same entries make the same state";
 
 /// Runs a plan. A panic in it is a violation.
 pub(crate) fn run(plan: &Plan, trace: &Trace) -> Report {
@@ -50,6 +52,7 @@ struct Run<'a> {
     seen: Seen,
     world: World,
     invariants: Invariants,
+    comparison: Comparison,
     workloads: Vec<Rc<dyn Workload>>,
     /// By number in the plan: not begun, running, over.
     faults: Vec<State>,
@@ -71,7 +74,16 @@ impl<'a> Run<'a> {
         let workloads = wanted.map(|(name, make)| make(Chance::new(plan.seed, name))).collect();
         let faults = plan.faults.iter().map(|_| State::Waiting).collect();
         let invariants = Invariants::new(seen.clone());
-        Self { plan, trace, seen: seen.clone(), world, invariants, workloads, faults }
+        Self {
+            plan,
+            trace,
+            seen: seen.clone(),
+            world,
+            invariants,
+            comparison: Comparison::default(),
+            workloads,
+            faults,
+        }
     }
 
     fn whole(mut self) -> Duration {
@@ -141,6 +153,10 @@ impl<'a> Run<'a> {
         let observed = self.trace.take_observed();
         self.invariants.observe(&observed);
         self.world.recent = observed;
+        match self.comparison.sample(&self.world) {
+            Ok(compared) => self.seen.held(SAME_STATE, compared),
+            Err(apart) => self.seen.violation(SAME_STATE, apart),
+        }
         self.invariants.sample(&self.world);
     }
 
@@ -193,7 +209,8 @@ impl<'a> Run<'a> {
             }
             match converge::check(&self.world) {
                 Ok(groups) => return self.seen.held("replicas agree after the healing", groups),
-                Err(why) => apart = why,
+                Err(Apart::Yet(why)) => apart = why,
+                Err(Apart::ForEver(why)) => return self.seen.violation(SAME_STATE, why),
             }
         }
         self.seen.violation("replicas agree after the healing", apart);
