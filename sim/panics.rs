@@ -8,9 +8,12 @@ static LAST: Mutex<Option<String>> = Mutex::new(None);
 pub(crate) fn install() {
     std::panic::set_hook(Box::new(|panic| {
         let said = panic.to_string();
-        if let Ok(mut last) = LAST.lock() {
+        if let Ok(mut last) = LAST.lock()
+            && last.is_none()
+        {
             // The first one is the cause, what follows is its wake.
-            last.get_or_insert(said);
+            eprintln!("{said}");
+            *last = Some(said);
         }
     }));
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::plan::Less;
@@ -62,7 +63,7 @@ impl Job {
 /// Runs one job in a process of its own.
 pub(crate) fn run_alone(program: &Path, job: &Job) -> Report {
     let mut command = Command::new(program);
-    command.arg("--child").args(job.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg("--child").args(job.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if job.hashed {
         command.arg("--hashed");
     }
@@ -70,20 +71,27 @@ pub(crate) fn run_alone(program: &Path, job: &Job) -> Report {
         command.arg("--trace-file").arg(path);
     }
     let report = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()));
-    report.and_then(|child| wait(child, job)).unwrap_or_else(|detail| Report {
-        seed: job.seed,
-        violation: Some(Violation { check: "the run ends".to_owned(), detail, at_ms: 0 }),
-        ..Report::default()
+    report.and_then(|child| wait(child, job)).unwrap_or_else(|detail| {
+        // A panic while another one unwinds ends the process before it can report.
+        let check = if detail.contains("panicked at") { "panic" } else { "the run ends" };
+        let violation = Some(Violation { check: check.to_owned(), detail, at_ms: 0 });
+        Report { seed: job.seed, violation, ..Report::default() }
+    })
+}
+
+fn reader(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {
+    #[allow(clippy::disallowed_methods, reason = "outside of the simulation")]
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What could be read before an error still says something.
+        pipe.and_then(|mut pipe| pipe.read_to_end(&mut bytes).ok());
+        String::from_utf8_lossy(&bytes).into_owned()
     })
 }
 
 #[allow(clippy::disallowed_methods, reason = "wall time of real processes")]
 fn wait(mut child: Child, job: &Job) -> Result<Report, String> {
-    let mut pipe = child.stdout.take().ok_or("no output")?;
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        pipe.read_to_string(&mut text).map(|_| text)
-    });
+    let (report, said) = (reader(child.stdout.take()), reader(child.stderr.take()));
     let began = Instant::now();
     let status = loop {
         match child.try_wait().map_err(|error| error.to_string())? {
@@ -96,9 +104,10 @@ fn wait(mut child: Child, job: &Job) -> Result<Report, String> {
             None => std::thread::sleep(Duration::from_millis(5)),
         }
     };
-    let text = reader.join().map_err(|_| "no output")?.map_err(|error| error.to_string())?;
-    let last = text.lines().last().unwrap_or_default();
-    serde_json::from_str(last).map_err(|_| format!("seed {}: the process ended with {status}: {last}", job.seed))
+    let report = report.join().map_err(|_| "no output")?;
+    let said = said.join().map_err(|_| "no output")?;
+    serde_json::from_str(report.lines().last().unwrap_or_default())
+        .map_err(|_| format!("seed {}: the process ended with {status}: {}", job.seed, said.trim()))
 }
 
 /// Runs jobs on all cores until `next` has no more. Reports come in the order in which runs end;
