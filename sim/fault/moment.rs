@@ -5,11 +5,14 @@ use crate::chance::Chance;
 use crate::world::World;
 
 const ROW: &str = "process: power cut just after a step of Raft";
+/// A snapshot begins to come: here it is the sender that loses its power.
+const RECEIVING: &str = "receiving";
 /// Events after which the power goes, how often in a hundred, and the row of each.
-const MOMENTS: [(&str, u64, &str); 6] = [
+const MOMENTS: [(&str, u64, &str); 7] = [
     ("granted", 60, "process: power cut just after a vote"),
     ("acknowledged", 4, "process: power cut just after an append"),
     ("truncated", 80, "process: power cut just after a truncation"),
+    (RECEIVING, 80, "process: power cut while a snapshot is sent"),
     ("installed", 80, "process: power cut just after a snapshot"),
     ("purged", 40, "process: power cut just after a purge"),
     ("applied", 3, "process: power cut just after an apply"),
@@ -45,7 +48,11 @@ impl PowerCut {
     fn watch(&mut self, world: &World, now_ms: u64) {
         let (what, percent, _) = self.moment;
         let hit = world.recent.iter().rfind(|event| event.what == what && self.chance.percent(percent));
-        let Some(home) = hit.and_then(|event| world.home_of(event.group, event.replica)) else { return };
+        let home = hit.and_then(|event| match what {
+            RECEIVING => world.leader_of(event.group),
+            _ => world.home_of(event.group, event.replica),
+        });
+        let Some(home) = home else { return };
         let victims = if self.chance.percent(25) { world.up() } else { vec![home] };
         self.next = Some((victims, now_ms + self.chance.below(12)));
     }

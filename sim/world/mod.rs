@@ -16,6 +16,7 @@ use quorate::env::disk::MemoryDisk;
 use quorate::env::work::Workers;
 use quorate::env::{Env, chance};
 use quorate::node::Node;
+use quorate::types::GroupId;
 use turmoil::Sim;
 
 use self::clock::Clocks;
@@ -121,13 +122,13 @@ impl World {
     /// The node that a replica lives on, if anybody up knows.
     pub(crate) fn home_of(&self, group: u64, replica: u64) -> Option<String> {
         let nodes = self.nodes();
-        let id = if group == quorate::types::GroupId::META.0 {
+        let id = if group == GroupId::META.0 {
             // Its replicas have their nodes' numbers.
             replica
         } else {
             let maps = nodes.iter().map(|(_, node)| node.map());
             maps.filter_map(|map| {
-                let shard = map.shards.get(&quorate::types::GroupId(group))?;
+                let shard = map.shards.get(&GroupId(group))?;
                 shard.replicas.iter().find(|found| found.id.0 == replica).map(|found| found.node.0)
             })
             .next()?
@@ -135,11 +136,16 @@ impl World {
         nodes.into_iter().find(|(_, node)| node.id().0 == id).map(|(name, _)| name)
     }
 
-    /// Whom the metadata group's leader, as most nodes see it, lives on.
+    /// A node that believes to lead the metadata group.
     pub(crate) fn meta_leader(&self) -> Option<String> {
+        self.leader_of(GroupId::META.0)
+    }
+
+    /// A node that believes to lead a group.
+    pub(crate) fn leader_of(&self, group: u64) -> Option<String> {
         let leads = |node: &Node| {
-            let meta = node.groups().remove(&quorate::types::GroupId::META);
-            meta.is_some_and(|group| group.status().role == quorate::raft::Role::Leader)
+            let group = node.groups().remove(&GroupId(group));
+            group.is_some_and(|group| group.status().role == quorate::raft::Role::Leader)
         };
         self.nodes().into_iter().find(|(_, node)| leads(node)).map(|(name, _)| name)
     }

@@ -121,6 +121,11 @@ impl Observer {
         }
     }
 
+    /// A snapshot is beginning to come.
+    pub(super) fn receiving(self) {
+        say!(self, "receiving");
+    }
+
     /// A received snapshot took the state's place.
     pub(super) fn installed(self, last: &LogId) {
         say!(self, "installed", term = last.leader_id.term, index = last.index);

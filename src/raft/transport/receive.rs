@@ -16,6 +16,7 @@ use crate::proto::internal::snapshot_frame::Kind;
 use crate::raft::codec;
 use crate::raft::group::Core;
 use crate::raft::machine::check_snapshot;
+use crate::raft::observe::Observer;
 use crate::raft::peers::Refusal;
 use crate::raft::registry::Registry;
 use crate::raft::snapshot::{SnapshotData, Staged};
@@ -49,6 +50,7 @@ impl Receiving {
         if known.leader_id.term > vote.leader_id.term {
             return Ok(known);
         }
+        Observer { group: core.group, replica: core.replica }.receiving();
         let transfer = core.transfers.fetch_add(1, Ordering::Relaxed) + 1;
         let staged = self.stage(&core, transfer, &mut frames).await?;
         let staged = self.check(staged, &meta).await?;

@@ -14,12 +14,17 @@ pub(super) fn at(path: &Path, error: EngineError) -> EngineError {
     }
 }
 
+/// Its background work meets damage like a read does, and keeps the cause to itself.
+const POISONED: &str = "fjall refuses after a failed write. If that happens again after a restart, its files are \
+                        damaged: remove the data directory and bring the node back with `kvd --join ENDPOINT \
+                        --replace NAME`";
+
 /// What an error of fjall means to us.
 #[allow(clippy::wildcard_enum_match_arm, reason = "both enums are non-exhaustive; the rest is damage")]
 pub(super) fn translate(error: fjall::Error) -> EngineError {
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => translate_io(error),
-        fjall::Error::Poisoned => EngineError::Poisoned("fjall refuses after a failed write".to_owned()),
+        fjall::Error::Poisoned => EngineError::Poisoned(POISONED.to_owned()),
         fjall::Error::Locked => EngineError::Io(io::Error::new(io::ErrorKind::WouldBlock, "another process holds it")),
         damage => EngineError::Corrupt(damage.to_string()),
     }
