@@ -100,7 +100,8 @@ impl Plan {
         );
         let clients = format!("workloads: {}", self.workloads.join(", "));
         let faults = (1..).zip(&self.faults).map(|(number, fault)| {
-            format!("fault {number}: {} from {} ms to {} ms", fault.kind.name, fault.at_ms, fault.ends_ms)
+            let Planned { kind, at_ms, ends_ms, seed } = fault;
+            format!("fault {number}: {} from {at_ms} ms to {ends_ms} ms, seed {seed:#x}", kind.name)
         });
         [shape, clients].into_iter().chain(faults).collect()
     }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::plan::{Plan, Topology};
+use crate::fault::KINDS;
+use crate::plan::{Plan, Planned, Topology};
 
 /// A named run.
 pub(crate) struct Scenario {
@@ -14,17 +15,37 @@ pub(crate) struct Scenario {
 }
 
 /// All of them.
-pub(crate) const ALL: &[Scenario] = &[Scenario {
-    name: "carrying-without-gain",
-    about: "Old log segments were emptied for ever when frames were mostly padding: the node wrote the same \
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "carrying-without-gain",
+        about: "Old log segments were emptied for ever when frames were mostly padding: the node wrote the same \
             entries again and again without a pause.",
-    plan: || Plan {
-        topology: Topology { log_segment_bytes: 256 << 10, ..three_nodes() },
-        workloads: vec!["sets of unique adds", "counters by session", "bank transfers"],
-        faults_until: Duration::from_secs(30),
-        ..calm(2)
+        plan: || Plan {
+            topology: Topology { log_segment_bytes: 256 << 10, ..three_nodes() },
+            workloads: vec!["sets of unique adds", "counters by session", "bank transfers"],
+            faults_until: Duration::from_secs(30),
+            ..calm(2)
+        },
     },
-}];
+    Scenario {
+        name: "all-segment-headers-damaged",
+        about: "A disk that lied took the headers of all log segments with it: the node refused to start, but did not \
+            say that it must be replaced.",
+        plan: || Plan {
+            topology: Topology { log_segment_bytes: 128 << 10, log_entries_kept: 64, ..three_nodes() },
+            workloads: vec!["register", "sets of unique adds"],
+            faults: vec![fault("lying syncs", 10_637, 14_736, 0x20bf_ae21_e69f_1ed6)],
+            think_ms: 200,
+            ..calm(777_047)
+        },
+    },
+];
+
+/// A fault of a kind, with the seed of its own choices.
+fn fault(kind: &str, at_ms: u64, ends_ms: u64, seed: u64) -> Planned {
+    let kind = KINDS.iter().find(|known| known.name == kind).expect("a kind of fault");
+    Planned { kind, at_ms, ends_ms, seed }
+}
 
 /// Three nodes near each other, which keep all of their logs.
 fn three_nodes() -> Topology {

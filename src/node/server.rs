@@ -69,7 +69,7 @@ pub enum StartError {
     PeerBook(#[from] PeerBookError),
     /// The Raft log cannot be opened.
     #[error("the Raft log cannot be opened: {0}")]
-    Log(#[from] LogError),
+    Log(LogError),
     /// The log is damaged before its end.
     #[error(
         "the Raft log is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`"
@@ -103,6 +103,15 @@ pub enum StartError {
     /// Something that the node cannot live without has failed.
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<LogError> for StartError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Corrupt(what) => Self::Quarantined(what),
+            other => Self::Log(other),
+        }
+    }
 }
 
 impl From<EngineError> for StartError {
