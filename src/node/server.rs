@@ -107,10 +107,8 @@ pub enum StartError {
 
 impl From<LogError> for StartError {
     fn from(error: LogError) -> Self {
-        match error {
-            LogError::Corrupt(what) => Self::Quarantined(what),
-            other => Self::Log(other),
-        }
+        let LogError::Corrupt(what) = error else { return Self::Log(error) };
+        Self::Quarantined(what)
     }
 }
 
