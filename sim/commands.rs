@@ -1,6 +1,5 @@
 //! The command line: the budget of CI, long runs, replays, shrinking.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -47,8 +46,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     shrink: bool,
     /// Keep only these faults of the plan, by number.
-    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', num_args = 0..)]
-    faults: Option<Vec<String>>,
+    #[arg(long, value_name = "NUMBERS", value_parser = numbers)]
+    faults: Option<Numbers>,
     /// Run these workloads and no others.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     workloads: Option<Vec<String>>,
@@ -65,8 +64,6 @@ pub(crate) struct Arguments {
     child: bool,
     #[arg(long, hide = true)]
     hashed: bool,
-    #[arg(long, hide = true)]
-    trace_file: Option<PathBuf>,
     /// Names of tests, as `cargo test NAME` passes them on: this one is `sim`.
     #[arg(hide = true)]
     names: Vec<String>,
@@ -83,6 +80,15 @@ const EXAMPLES: &str = "Examples:
   cargo test --test sim -- --seed 7 --shrink                 the same failure with less
   cargo test --test sim -- --scenario carrying-without-gain  one named scenario
   cargo test --test sim -- --mutants                         are deliberate bugs noticed?";
+
+/// Numbers of faults; none is a list, too.
+#[derive(Clone, Debug)]
+struct Numbers(Vec<usize>);
+
+fn numbers(text: &str) -> Result<Numbers, String> {
+    let parts = text.split(',').filter(|part| !part.is_empty()).map(str::parse);
+    parts.collect::<Result<_, _>>().map(Numbers).map_err(|_| "numbers with commas between, for instance 1,4".to_owned())
+}
 
 fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
@@ -126,14 +132,13 @@ impl Arguments {
     }
 
     fn job(&self) -> Job {
-        let numbers = |kept: &Vec<String>| kept.iter().filter_map(|number| number.parse().ok()).collect();
         let less = Less {
-            faults: self.faults.as_ref().map(numbers),
+            faults: self.faults.as_ref().map(|kept| kept.0.clone()),
             workloads: self.workloads.clone(),
             operations_max: self.operations,
             faults_until_ms: self.until_ms,
         };
-        Job { seed: self.seed.unwrap_or(0), scenario: self.scenario.clone(), less, hashed: false, trace: None }
+        Job { seed: self.seed.unwrap_or(0), scenario: self.scenario.clone(), less, hashed: false }
     }
 
     fn plan(&self) -> Option<Plan> {
@@ -154,13 +159,8 @@ impl Arguments {
     fn child_run(&self) -> ExitCode {
         panics::install();
         let Some(plan) = self.plan() else { return ExitCode::from(2) };
-        let (lines, out): (_, Box<dyn std::io::Write + Send>) = match &self.trace_file {
-            Some(path) => (Lines::Printed, Box::new(create(path))),
-            None if self.trace => (Lines::Printed, Box::new(std::io::stdout())),
-            None if self.hashed => (Lines::Hashed, Box::new(std::io::sink())),
-            None => (Lines::Off, Box::new(std::io::sink())),
-        };
-        let report = run::run(&plan, &Trace::new(lines, out));
+        let lines = if self.hashed { Lines::Hashed } else { Lines::Off };
+        let report = run::run(&plan, &Trace::new(lines, Box::new(std::io::sink())));
         println!("{}", serde_json::to_string(&report).unwrap());
         ExitCode::SUCCESS
     }
@@ -197,11 +197,6 @@ impl Arguments {
         println!("{}", total.summary(began.elapsed()));
         if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
-}
-
-#[allow(clippy::disallowed_types, reason = "a file for people, outside of the simulation")]
-fn create(path: &std::path::Path) -> std::fs::File {
-    std::fs::File::create(path).unwrap()
 }
 
 fn list() {

@@ -2,7 +2,7 @@
 //! which a crash drops them depends on their numbers, so only a process of its own replays a run.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread::JoinHandle;
@@ -22,8 +22,6 @@ pub(crate) struct Job {
     pub(crate) less: Less,
     /// Also hash the trace.
     pub(crate) hashed: bool,
-    /// Also write the trace there.
-    pub(crate) trace: Option<PathBuf>,
 }
 
 impl Job {
@@ -66,9 +64,6 @@ pub(crate) fn run_alone(program: &Path, job: &Job) -> Report {
     command.arg("--child").args(job.arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if job.hashed {
         command.arg("--hashed");
-    }
-    if let Some(path) = &job.trace {
-        command.arg("--trace-file").arg(path);
     }
     let report = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.display()));
     report.and_then(|child| wait(child, job)).unwrap_or_else(|detail| {

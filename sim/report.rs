@@ -34,8 +34,6 @@ pub(crate) struct Report {
     pub(crate) unknown: Vec<String>,
     /// Of the whole trace, if one was asked for.
     pub(crate) trace_hash: Option<u64>,
-    /// What was planned, by number: what `--keep` chooses from.
-    pub(crate) planned: usize,
 }
 
 /// The report of the running run: everybody writes into it.

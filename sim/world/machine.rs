@@ -141,6 +141,11 @@ impl Machine {
         self.harms.borrow_mut().insert(harm);
     }
 
+    /// Its process has no more reason to end.
+    pub(super) fn forgive(&self) {
+        self.harms.borrow_mut().remove(&Harm::Ends);
+    }
+
     pub(crate) fn is_harmed(&self, harm: Harm) -> bool {
         self.harms.borrow().contains(&harm)
     }

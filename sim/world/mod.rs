@@ -203,6 +203,11 @@ impl World {
         }
     }
 
+    /// Takes back that faults may have ended processes; what disks have lost stays lost.
+    pub(crate) fn forgive(&self) {
+        self.machines.values().for_each(|machine| machine.forgive());
+    }
+
     /// Says what a fault may have done to a node, so that its end is no violation.
     pub(crate) fn harmed(&self, name: &str, harm: Harm) {
         self.machines[name].harm(harm);
