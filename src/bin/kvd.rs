@@ -169,18 +169,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn complain(error: &anyhow::Error) {
+/// Ends the process; the reason is the last line it prints.
+fn fail(error: &anyhow::Error, code: u8) -> ! {
+    // Held to the end, so that no task that still runs logs behind it.
+    let mut output = std::io::stderr().lock();
     // Without a standard error nobody reads it.
-    writeln!(std::io::stderr(), "kvd: {error:#}").ok();
+    writeln!(output, "kvd: {error:#}").ok();
+    std::process::exit(code.into())
 }
 
 fn node(flags: &NodeFlags) -> ExitCode {
     let (config, runtime) = match sources(flags).and_then(|sources| Ok((NodeConfig::resolve(&sources)?, runtime()?))) {
         Ok(ready) => ready,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::from(EXIT_USAGE);
-        }
+        Err(error) => fail(&error, EXIT_USAGE),
     };
     start_logging(&config);
     let until_stdin_closes = flags.until_stdin_closes;
@@ -194,10 +195,7 @@ fn node(flags: &NodeFlags) -> ExitCode {
     });
     // What still runs has nothing left to lose: a node that ended in order has flushed.
     runtime.shutdown_background();
-    ended.unwrap_or_else(|error| {
-        complain(&error);
-        ExitCode::from(EXIT_FAILED)
-    })
+    ended.unwrap_or_else(|error| fail(&error, EXIT_FAILED))
 }
 
 fn sources(flags: &NodeFlags) -> anyhow::Result<Sources> {
@@ -319,10 +317,7 @@ fn dev(flags: DevFlags) -> ExitCode {
     let ended = runtime().and_then(|runtime| runtime.block_on(dev_cluster(flags)));
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(EXIT_FAILED)
-        }
+        Err(error) => fail(&error, EXIT_FAILED),
     }
 }
 
