@@ -183,6 +183,8 @@ impl Mutant {
             .args(["build", "--test", "sim", "--locked", "--message-format=json-render-diagnostics"])
             .current_dir(&source)
             .env("CARGO_TARGET_DIR", place.join("target"))
+            // Most are noticed within a few seeds, so compiling takes most of the time.
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1")
             .stdin(Stdio::null())
             .output();
         let built = built.map_err(|error| format!("cargo does not start: {error}"))?;

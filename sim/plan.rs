@@ -17,6 +17,7 @@ pub(crate) struct Topology {
     pub(crate) latency: (Duration, Duration),
     pub(crate) log_segment_bytes: u64,
     pub(crate) log_entries_kept: u64,
+    pub(crate) snapshot_chunk_bytes: usize,
 }
 
 /// One fault of a plan.
@@ -62,7 +63,7 @@ impl Plan {
         let faults_until =
             if chance.percent(2) { chance.millis(60_000, 180_000) } else { chance.millis(25_000, 38_000) };
         let workloads = draw_workloads(&chance);
-        let think_ms = *chance.pick(&[60, 200, 500, 1_200]);
+        let think_ms = *chance.pick(&[80, 250, 600, 1_500]);
         let faults = draw_faults(seed, &chance, faults_until);
         Self { seed, topology, workloads, faults, faults_until, think_ms, operations_max: u64::MAX }
     }
@@ -90,12 +91,13 @@ impl Plan {
     /// One line a fault, with the numbers that [`Less::faults`] means.
     pub(crate) fn describe(&self) -> Vec<String> {
         let shape = format!(
-            "{} nodes, frail {:?}, latency {:?}, segments of {} bytes, {} entries kept, thinking {} ms",
+            "{} nodes, frail {:?}, latency {:?}, segments of {} bytes, {} entries kept, snapshots in {} bytes, thinking {} ms",
             self.topology.nodes.len(),
             self.topology.frail,
             self.topology.latency,
             self.topology.log_segment_bytes,
             self.topology.log_entries_kept,
+            self.topology.snapshot_chunk_bytes,
             self.think_ms,
         );
         let clients = format!("workloads: {}", self.workloads.join(", "));
@@ -116,7 +118,8 @@ impl Topology {
         let latency = (Duration::from_micros(200), Duration::from_millis(slowest));
         let log_segment_bytes = *chance.pick(&[128 << 10, 256 << 10, 1 << 20]);
         let log_entries_kept = *chance.pick(&[64, 64, 100, 200, 8_192]);
-        Self { nodes, frail, latency, log_segment_bytes, log_entries_kept }
+        let snapshot_chunk_bytes = *chance.pick(&[256, 1 << 10, 256 << 10]);
+        Self { nodes, frail, latency, log_segment_bytes, log_entries_kept, snapshot_chunk_bytes }
     }
 }
 

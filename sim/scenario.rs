@@ -55,6 +55,7 @@ fn three_nodes() -> Topology {
         latency: (Duration::from_micros(200), Duration::from_millis(5)),
         log_segment_bytes: 1 << 20,
         log_entries_kept: 8_192,
+        snapshot_chunk_bytes: 256 << 10,
     }
 }
 

@@ -54,7 +54,8 @@ impl PowerCut {
         });
         let Some(home) = home else { return };
         let victims = if self.chance.percent(25) { world.up() } else { vec![home] };
-        self.next = Some((victims, now_ms + self.chance.below(12)));
+        let soon_ms = if what == RECEIVING { 3 } else { 12 };
+        self.next = Some((victims, now_ms + self.chance.below(soon_ms)));
     }
 
     fn strike(&mut self, world: &mut World, now_ms: u64) {

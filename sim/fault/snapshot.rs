@@ -15,6 +15,7 @@ use crate::chance::Chance;
 use crate::world::World;
 
 const COUNTED: &str = "control: snapshot racing apply and purge";
+const BROKEN: &str = "network: connection broken within a snapshot";
 /// Most entries that writers outrun within one fault; where more are kept, a log is enough.
 const ENTRIES_KEPT_MAX: u64 = 300;
 /// Writes at a time, and over how many keys.
@@ -24,8 +25,8 @@ const WRITERS: u64 = 8;
 /// times its leader is lost or stands still while the snapshot is on its way.
 pub(crate) const SNAPSHOT: Kind = Kind {
     name: "snapshot",
-    counts: &[COUNTED],
-    weight: 3,
+    counts: &[COUNTED, BROKEN],
+    weight: 6,
     lasts_ms: (6_000, 16_000),
     make: |chance| {
         Box::new(Snapshot {
@@ -34,6 +35,7 @@ pub(crate) const SNAPSHOT: Kind = Kind {
             lost: None,
             struck: None,
             strike_at_ms: None,
+            breaking: None,
             writing: Rc::default(),
         })
     },
@@ -46,6 +48,8 @@ struct Snapshot {
     /// The leader, and whether it only stands still.
     struck: Option<(String, bool)>,
     strike_at_ms: Option<u64>,
+    /// To whom connections break.
+    breaking: Option<String>,
     /// Whether the writers go on.
     writing: Rc<Cell<bool>>,
 }
@@ -97,8 +101,9 @@ impl Fault for Snapshot {
                 let purged = purged.filter_map(|(.., group)| group.status().purged).max().unwrap_or(0);
                 if purged > *known {
                     tracing::info!(node = name, last = *known, purged, "FAULT comes back to a purged log");
-                    self.stage = Stage::Back { name: name.clone(), group: *group, last: *known };
-                    self.come_back(world);
+                    let (name, group, last) = (name.clone(), *group, *known);
+                    self.come_back(world, &name);
+                    self.stage = Stage::Back { name, group, last };
                 }
             }
             Stage::Back { name, group, last: before } => {
@@ -113,6 +118,7 @@ impl Fault for Snapshot {
                 }
                 self.writing.set(false);
                 self.stage = Stage::Done;
+                self.mend(world);
             }
             Stage::Done => {}
         }
@@ -121,6 +127,7 @@ impl Fault for Snapshot {
     fn end(&mut self, world: &mut World) {
         self.stage = Stage::Done;
         self.writing.set(false);
+        self.mend(world);
         if let Some(lost) = self.lost.take() {
             lost.give_back(world);
         }
@@ -133,12 +140,26 @@ impl Fault for Snapshot {
 }
 
 impl Snapshot {
-    fn come_back(&mut self, world: &mut World) {
+    fn come_back(&mut self, world: &mut World, name: &str) {
         if let Some(lost) = self.lost.take() {
             lost.give_back(world);
         }
+        if self.chance.percent(60) {
+            let percent = *self.chance.pick(&[5, 20, 40]);
+            tracing::info!(node = name, percent, "FAULT connections break within snapshots");
+            world.network.frames.break_snapshots(name, percent, self.chance.bits());
+            self.breaking = Some(name.to_owned());
+        }
         if self.chance.percent(50) {
             self.strike_at_ms = Some(crate::now_ms() + self.chance.between(1, 400));
+        }
+    }
+
+    /// Connections break no longer.
+    fn mend(&mut self, world: &World) {
+        let broken = self.breaking.take().map_or(0, |name| world.network.frames.mend_snapshots(&name));
+        if broken > 0 {
+            world.seen.fired(BROKEN);
         }
     }
 

@@ -1,5 +1,7 @@
-//! What faults do to single frames between nodes: late ones and repeated ones.
+//! What faults do to single frames between nodes: late ones and repeated ones, and connections that
+//! break between two of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,6 +33,15 @@ pub(crate) struct Rule {
 #[derive(Default)]
 pub(crate) struct Frames {
     state: Mutex<State>,
+    /// By the receiver of the snapshots.
+    breaks: Mutex<BTreeMap<String, Breaks>>,
+}
+
+/// Connections that break before some frames of a snapshot.
+struct Breaks {
+    percent: u64,
+    chance: SmallRng,
+    fired: u64,
 }
 
 #[derive(Default)]
@@ -63,6 +74,25 @@ impl Frames {
         let mut state = self.state.lock();
         let at = state.active.iter().position(|active| active.number == number);
         at.map_or(0, |at| state.active.remove(at).fired)
+    }
+
+    /// Lets the connection break before so many of a hundred frames of snapshots to a host.
+    pub(crate) fn break_snapshots(&self, host: &str, percent: u64, seed: u64) {
+        let breaks = Breaks { percent, chance: SmallRng::seed_from_u64(seed), fired: 0 };
+        self.breaks.lock().insert(host.to_owned(), breaks);
+    }
+
+    /// Ends that. Returns how many connections broke.
+    pub(crate) fn mend_snapshots(&self, host: &str) -> u64 {
+        self.breaks.lock().remove(host).map_or(0, |breaks| breaks.fired)
+    }
+
+    pub(super) fn breaks_snapshot(&self, host: &str) -> bool {
+        let mut breaks = self.breaks.lock();
+        let Some(breaks) = breaks.get_mut(host) else { return false };
+        let is_hit = breaks.chance.next_u64() % 100 < breaks.percent;
+        breaks.fired += u64::from(is_hit);
+        is_hit
     }
 
     pub(super) fn fate(&self, host: &str, frame: FrameKind) -> Fate {

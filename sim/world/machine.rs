@@ -104,6 +104,7 @@ impl Machine {
         let mut config = NodeConfig::resolve(&Sources { flags: flags.into(), ..Sources::default() }).unwrap();
         config.log_segment_bytes = topology.log_segment_bytes;
         config.log_entries_kept = topology.log_entries_kept;
+        config.snapshot_chunk_bytes = topology.snapshot_chunk_bytes;
         Self {
             name: name.to_owned(),
             config: RefCell::new(config),

@@ -149,6 +149,10 @@ impl Network for SimNetwork {
     fn fate(&self, frame: FrameKind) -> Fate {
         self.state.frames.fate(&self.host, frame)
     }
+
+    fn breaks_snapshot(&self) -> bool {
+        self.state.frames.breaks_snapshot(&self.host)
+    }
 }
 
 struct SimListener {

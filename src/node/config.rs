@@ -17,6 +17,7 @@ pub use self::sources::{SETTINGS, Sources};
 use self::sources::Given;
 use self::values::Address;
 use crate::raft::TickConfig;
+use crate::storage::engine::stream::CHUNK_BYTES_TARGET;
 use crate::storage::log::SEGMENT_BYTES_MAX;
 use crate::types::limits;
 
@@ -114,6 +115,8 @@ pub struct NodeConfig {
     /// Entries that stay in each Raft log behind what the engine has flushed: a follower that lags no
     /// more than this needs no snapshot. Not a setting of `kvd`.
     pub log_entries_kept: u64,
+    /// Snapshots are sent in chunks of so many bytes. Not a setting of `kvd`.
+    pub snapshot_chunk_bytes: usize,
     /// Writes that grow are refused while less than this is free on the data disk.
     pub disk_reserve_bytes: u64,
     /// Memory for blocks the engine has read.
@@ -173,6 +176,7 @@ impl NodeConfig {
             election_max_ms: given.number("election_max_ms", tick.election_max_ms, 20, 600_000)?,
             log_segment_bytes: given.bytes("log_segment_bytes", 64 * MIB, 16 * MIB, SEGMENT_BYTES_MAX)?,
             log_entries_kept: crate::raft::LOG_ENTRIES_KEPT,
+            snapshot_chunk_bytes: CHUNK_BYTES_TARGET,
             disk_reserve_bytes: given.bytes("disk_reserve_bytes", 64 * MIB, 16 * MIB, 1024 * 1024 * GIB)?,
             engine_cache_bytes: given.bytes("engine_cache_bytes", 256 * MIB, MIB, 1024 * GIB)?,
             engine_write_buffer_bytes: given.bytes("engine_write_buffer_bytes", 256 * MIB, MIB, 1024 * GIB)?,

@@ -183,7 +183,9 @@ impl Node {
             election_max_ms: config.election_max_ms,
         };
         let log_entries_kept = config.log_entries_kept;
-        let host_config = HostConfig { tick, log_entries_kept, ..HostConfig::new(&config.peer_listen) };
+        let snapshot_chunk_bytes = config.snapshot_chunk_bytes;
+        let host_config =
+            HostConfig { tick, log_entries_kept, snapshot_chunk_bytes, ..HostConfig::new(&config.peer_listen) };
         let host = Host::start(env.clone(), host_config, identity, peers, log.clone(), engine.clone(), catalog).await?;
         founders.peers().for_each(|(id, address)| host.set_address(id, address));
         Self::run(config, env, founders, host, log, engine, lock).await

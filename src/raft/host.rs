@@ -24,6 +24,7 @@ use crate::proto::internal as wire;
 use crate::proto::internal::peer_error::Code;
 use crate::storage::engine::Engine;
 use crate::storage::engine::catalog::Catalog;
+use crate::storage::engine::stream::CHUNK_BYTES_TARGET;
 use crate::storage::log::Log;
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 use crate::types::{ClusterId, GroupId, NodeId, ReplicaId};
@@ -46,12 +47,19 @@ pub struct HostConfig {
     pub tick: TickConfig,
     /// Entries that stay in each log behind what the engine has flushed.
     pub log_entries_kept: u64,
+    /// Snapshots are sent in chunks of so many bytes, at most [`CHUNK_BYTES_TARGET`].
+    pub snapshot_chunk_bytes: usize,
 }
 
 impl HostConfig {
     /// The defaults on `listen`.
     pub fn new(listen: impl Into<String>) -> Self {
-        Self { listen: listen.into(), tick: TickConfig::default(), log_entries_kept: LOG_ENTRIES_KEPT }
+        Self {
+            listen: listen.into(),
+            tick: TickConfig::default(),
+            log_entries_kept: LOG_ENTRIES_KEPT,
+            snapshot_chunk_bytes: CHUNK_BYTES_TARGET,
+        }
     }
 }
 
@@ -151,7 +159,7 @@ impl Host {
         let worker = |name: &str| env.workers.start(name);
         let position = log.clone();
         let peers = Arc::new(Peers::new(identity, peers, worker("peers"), move || position.position()));
-        let links = Arc::new(Links::new(env.net.clone(), peers.clone()));
+        let links = Arc::new(Links::new(env.net.clone(), peers.clone(), config.snapshot_chunk_bytes));
         let registry = Arc::new(Registry::new(peers));
         let (stop, stopped) = watch::channel(false);
         let service = PeerService::new(

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::storage::engine::stream::{Receiver, Sender, StreamError};
+use crate::storage::engine::stream::{CHUNK_BYTES_TARGET, Receiver, Sender, StreamError};
 use crate::storage::engine::{Engine, StoreId, View};
 
 /// A snapshot's data.
@@ -21,7 +21,7 @@ impl SnapshotData {
             Self::Staged(staged) => Ok(staged),
             Self::View(view) => {
                 let mut receiver = Receiver::new(engine.clone())?;
-                let mut sender = Sender::new(view);
+                let mut sender = Sender::new(view, CHUNK_BYTES_TARGET);
                 for chunk in &mut sender {
                     receiver.chunk(chunk?)?;
                 }

@@ -147,12 +147,13 @@ fn refused_status(refusal: &Refusal) -> Status {
 pub(super) struct Links {
     net: Arc<dyn Network>,
     pub(super) peers: Arc<Peers>,
+    snapshot_chunk_bytes: usize,
     links: Mutex<BTreeMap<NodeId, Arc<Link>>>,
 }
 
 impl Links {
-    pub(super) fn new(net: Arc<dyn Network>, peers: Arc<Peers>) -> Self {
-        Self { net, peers, links: Mutex::default() }
+    pub(super) fn new(net: Arc<dyn Network>, peers: Arc<Peers>, snapshot_chunk_bytes: usize) -> Self {
+        Self { net, peers, snapshot_chunk_bytes, links: Mutex::default() }
     }
 
     pub(super) fn net(&self) -> &Arc<dyn Network> {

@@ -216,6 +216,7 @@ impl NetSnapshot<TypeConfig> for Client {
             peers: self.links.peers.clone(),
             route: self.route(),
             worker: self.reader.clone(),
+            chunk_bytes: self.links.snapshot_chunk_bytes,
         };
         let meta: SnapshotMeta = snapshot.meta;
         tokio::select! {

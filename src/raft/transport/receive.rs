@@ -8,6 +8,7 @@ use tonic::{Status, Streaming};
 
 use super::server::{not_read, stopped};
 use super::{SNAPSHOT_CHUNK_TIMEOUT, describe};
+use crate::env::net::Network;
 use crate::env::time;
 use crate::env::work::Worker;
 use crate::proto::internal as wire;
@@ -28,6 +29,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 
 /// What receiving a snapshot needs.
 pub(super) struct Receiving {
+    pub(super) net: Arc<dyn Network>,
     pub(super) registry: Arc<Registry>,
     pub(super) engine: Arc<dyn Engine>,
     pub(super) writer: Worker,
@@ -37,7 +39,7 @@ impl Receiving {
     /// Takes a snapshot over and returns this replica's vote, which is higher than the sender's if it
     /// did not. Whatever goes wrong before the switch leaves the replica as it was.
     pub(super) async fn receive(&self, mut frames: Streaming<wire::SnapshotFrame>) -> Result<Vote, Refusal> {
-        let Kind::Header(header) = next(&mut frames).await? else {
+        let Kind::Header(header) = self.next(&mut frames).await? else {
             return Err(not_read(codec::malformed("snapshot", "it does not begin with a header")));
         };
         let core = self.registry.admit(header.envelope.as_ref())?;
@@ -68,7 +70,7 @@ impl Receiving {
         let engine = self.engine.clone();
         let mut receiver = self.run(move || Receiver::new(engine)).await?;
         loop {
-            match next(frames).await? {
+            match self.next(frames).await? {
                 Kind::Chunk(chunk) => {
                     receiver = self.run(move || receiver.chunk(chunk).map(|()| receiver)).await?;
                 }
@@ -106,15 +108,17 @@ impl Receiving {
             Err(gone) => Err(stopped(gone)),
         }
     }
-}
 
-/// The next frame, in time.
-async fn next(frames: &mut Streaming<wire::SnapshotFrame>) -> Result<Kind, Refusal> {
-    let broken = |why: String| Refusal::new(Code::Unspecified, why);
-    let frame: Result<Option<wire::SnapshotFrame>, Status> = time::timeout(SNAPSHOT_CHUNK_TIMEOUT, frames.message())
-        .await
-        .map_err(|_| broken("the next chunk did not come in time".to_owned()))?;
-    let frame = frame.map_err(|status| broken(describe(&status)))?;
-    let frame = frame.ok_or_else(|| broken("the snapshot ends before its footer".to_owned()))?;
-    frame.kind.ok_or_else(|| not_read(codec::malformed("snapshot frame", "empty")))
+    /// The next frame, in time.
+    async fn next(&self, frames: &mut Streaming<wire::SnapshotFrame>) -> Result<Kind, Refusal> {
+        let broken = |why: &str| Refusal::new(Code::Unspecified, why);
+        if self.net.breaks_snapshot() {
+            return Err(broken("the connection broke"));
+        }
+        let frame = time::timeout(SNAPSHOT_CHUNK_TIMEOUT, frames.message()).await;
+        let frame: Result<_, Status> = frame.map_err(|_| broken("the next chunk did not come in time"))?;
+        let frame: Option<wire::SnapshotFrame> = frame.map_err(|status| broken(&describe(&status)))?;
+        let frame = frame.ok_or_else(|| broken("the snapshot ends before its footer"))?;
+        frame.kind.ok_or_else(|| not_read(codec::malformed("snapshot frame", "empty")))
+    }
 }

@@ -111,6 +111,7 @@ impl Peer for PeerService {
         request: Request<Streaming<wire::SnapshotFrame>>,
     ) -> Result<Response<wire::SnapshotReply>, Status> {
         let receiving = Receiving {
+            net: self.inner.net.clone(),
             registry: self.inner.registry.clone(),
             engine: self.inner.engine.clone(),
             writer: self.inner.writer.clone(),

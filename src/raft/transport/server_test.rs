@@ -27,7 +27,7 @@ use crate::raft::peers::{Identity, Introduction, PeerBook, Route};
 use crate::raft::test_bed::Disk;
 use crate::raft::test_cluster::{Cluster, FOUNDING, GROUP, soon, until};
 use crate::raft::types::{AppendRequest, Vote};
-use crate::storage::engine::stream::Sender;
+use crate::storage::engine::stream::{CHUNK_BYTES_TARGET, Sender};
 use crate::storage::engine::{Batch, StoreId};
 use crate::types::{ClusterId, Epoch, ReplicaId};
 
@@ -145,7 +145,7 @@ fn snapshot(peers: &Peers, damage: impl FnOnce(&mut Vec<wire::SnapshotFrame>)) -
         }),
         format: SNAPSHOT_FORMAT,
     };
-    let mut sender = Sender::new(catalog.engine().view(store).unwrap());
+    let mut sender = Sender::new(catalog.engine().view(store).unwrap(), CHUNK_BYTES_TARGET);
     let mut frames = vec![kind(wire::snapshot_frame::Kind::Header(header))];
     frames.extend((&mut sender).map(|chunk| kind(wire::snapshot_frame::Kind::Chunk(chunk.unwrap()))));
     frames.push(kind(wire::snapshot_frame::Kind::Footer(sender.footer())));

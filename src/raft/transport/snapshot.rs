@@ -37,6 +37,7 @@ pub(super) struct Outgoing {
     pub(super) peers: Arc<Peers>,
     pub(super) route: Route,
     pub(super) worker: Worker,
+    pub(super) chunk_bytes: usize,
 }
 
 impl Outgoing {
@@ -55,7 +56,7 @@ impl Outgoing {
         };
         let reply = {
             let call = connected.client.snapshot(ReceiverStream::new(frames));
-            let feed = self.feed(header, Sender::new(view), outgoing);
+            let feed = self.feed(header, Sender::new(view, self.chunk_bytes), outgoing);
             tokio::pin!(call, feed);
             // The peer may answer before all was sent: it refuses, or a higher vote is known there.
             let early = tokio::select! {

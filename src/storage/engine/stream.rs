@@ -15,7 +15,7 @@ use super::{Batch, Direction, Engine, EngineError, StoreId, View, Write};
 use crate::proto::internal::v1::{SnapshotChunk, SnapshotFooter};
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 
-/// A chunk takes no further pair once it holds this many bytes.
+/// By default a chunk takes no further pair once it holds this many bytes.
 pub const CHUNK_BYTES_TARGET: usize = 256 * 1024;
 /// Largest chunk, in bytes: one pair of the largest size, or a pair that crosses the target.
 pub const CHUNK_BYTES_MAX: usize = PAIR_HEADER_BYTES + STORE_KEY_BYTES_MAX + STORE_VALUE_BYTES_MAX;
@@ -82,12 +82,15 @@ pub struct Sender {
     after: Option<Bytes>,
     ended: bool,
     tally: Tally,
+    chunk_bytes: usize,
 }
 
 impl Sender {
-    /// Nothing is read yet.
-    pub fn new(view: Box<dyn View>) -> Self {
-        Self { view, after: None, ended: false, tally: Tally::default() }
+    /// Nothing is read yet. A chunk takes no further pair once it holds `chunk_bytes`, which are at
+    /// most [`CHUNK_BYTES_TARGET`].
+    pub fn new(view: Box<dyn View>, chunk_bytes: usize) -> Self {
+        let chunk_bytes = chunk_bytes.min(CHUNK_BYTES_TARGET);
+        Self { view, after: None, ended: false, tally: Tally::default(), chunk_bytes }
     }
 
     /// What the receiver must have seen; of the whole snapshot once the chunks have ended.
@@ -104,7 +107,7 @@ impl Sender {
         for pair in self.view.scan((start, Bound::Unbounded), Direction::Forward) {
             let (key, value) = pair?;
             let bytes = PAIR_HEADER_BYTES + key.len() + value.len();
-            if !data.is_empty() && data.len() + bytes > CHUNK_BYTES_TARGET {
+            if !data.is_empty() && data.len() + bytes > self.chunk_bytes {
                 self.ended = false;
                 break;
             }

@@ -25,7 +25,7 @@ fn content(engine: &MemoryEngine, store: StoreId) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 fn send(engine: &MemoryEngine, store: StoreId) -> (Vec<SnapshotChunk>, SnapshotFooter) {
-    let mut sender = Sender::new(engine.view(store).unwrap());
+    let mut sender = Sender::new(engine.view(store).unwrap(), CHUNK_BYTES_TARGET);
     let chunks: Vec<_> = sender.by_ref().collect::<Result<_, _>>().unwrap();
     (chunks, sender.footer())
 }
@@ -101,7 +101,7 @@ fn the_largest_pair_goes_in_a_chunk_of_its_own() {
 fn the_sender_sees_no_later_write() {
     let from = engine();
     let store = filled(&from, &sample());
-    let mut sender = Sender::new(from.view(store).unwrap());
+    let mut sender = Sender::new(from.view(store).unwrap(), CHUNK_BYTES_TARGET);
     let mut chunks = vec![sender.next().unwrap().unwrap()];
     for (key, _) in sample() {
         from.commit(Batch { writes: vec![(store, key.into(), None)] }).unwrap();
