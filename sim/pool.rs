@@ -29,7 +29,7 @@ impl Job {
         Self { seed, ..Self::default() }
     }
 
-    /// The arguments that name this run, as a person would type them.
+    /// The arguments that name this run.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut arguments = match &self.scenario {
             Some(name) => vec!["--scenario".to_owned(), name.clone()],
@@ -48,13 +48,18 @@ impl Job {
         arguments
     }
 
-    /// The command that replays this run with its trace.
-    pub(crate) fn replay(&self) -> String {
+    /// The same for a shell.
+    pub(crate) fn shown(&self) -> String {
         let quoted = self.arguments().into_iter().map(|part| match part.is_empty() || part.contains(' ') {
             true => format!("'{part}'"),
             false => part,
         });
-        format!("cargo test --test sim -- {} --trace", quoted.collect::<Vec<_>>().join(" "))
+        quoted.collect::<Vec<_>>().join(" ")
+    }
+
+    /// The command that replays this run with its trace.
+    pub(crate) fn replay(&self) -> String {
+        format!("cargo test --test sim -- {} --trace", self.shown())
     }
 }
 

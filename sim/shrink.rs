@@ -14,7 +14,7 @@ pub(crate) fn shrink(program: &Path, job: &Job, plan: &Plan) -> Option<Job> {
     let mut best = job.clone();
     let fails = |candidate: &Job| {
         let failed = run_alone(program, candidate).violation.is_some_and(|found| found.check == violation.check);
-        println!("  {} {}", if failed { "fails " } else { "passes" }, candidate.arguments().join(" "));
+        println!("  {} {}", if failed { "fails " } else { "passes" }, candidate.shown());
         failed
     };
     let take = |best: &mut Job, change: &dyn Fn(&mut Job)| {
