@@ -61,7 +61,7 @@ impl Plan {
         let chance = Chance::new(seed, "plan");
         let topology = Topology::draw(&chance);
         let faults_until =
-            if chance.percent(2) { chance.millis(60_000, 180_000) } else { chance.millis(25_000, 38_000) };
+            if chance.percent(2) { chance.millis(60_000, 180_000) } else { chance.millis(22_000, 32_000) };
         let workloads = draw_workloads(&chance);
         let think_ms = *chance.pick(&[80, 250, 600, 1_500]);
         let faults = draw_faults(seed, &chance, faults_until);

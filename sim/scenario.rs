@@ -39,6 +39,26 @@ pub(crate) const ALL: &[Scenario] = &[
             ..calm(777_047)
         },
     },
+    Scenario {
+        name: "first-replica-lost-before-founding",
+        about: "The node whose replica was to found a new shard's group went down before it had: the shard had no \
+            leader until that node came back, although a majority was there.",
+        plan: || Plan {
+            topology: Topology {
+                frail: vec!["n1".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(20)),
+                log_segment_bytes: 256 << 10,
+                log_entries_kept: 200,
+                ..three_nodes()
+            },
+            workloads: vec!["register", "keys with a time to live"],
+            faults: vec![fault("misdirected write", 783, 3_134, 0x8ab9_5ccc_f950_49ee)],
+            faults_until: Duration::from_secs(30),
+            think_ms: 1_500,
+            operations_max: 2,
+            ..calm(200_594)
+        },
+    },
 ];
 
 /// A fault of a kind, with the seed of its own choices.

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::raft::{ChangeError, Group, GroupSpec, Host};
+use crate::env::time;
+use crate::raft::{ChangeError, Group, GroupSpec, Host, Role};
 use crate::shard::ShardMachine;
 use crate::types::map::{Shard, ShardMap};
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
@@ -13,6 +15,9 @@ use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
 use super::housekeeping;
 use super::router::Router;
 use super::tasks::Tasks;
+
+/// How long the first replica of a new shard may take to found its group before the others do.
+const FOUNDING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A shard that runs here.
 #[derive(Clone)]
@@ -81,17 +86,34 @@ impl Groups {
         Ok(())
     }
 
-    /// The lowest founding replica starts a new shard's group, with all founding replicas as voters.
+    /// Starts a new shard's group with all founding replicas as voters: the first of them does it at
+    /// once and leads, the others when nobody has for a while. All write the same first entry.
     async fn found(&self, shard: &Shard, replica: ReplicaId, group: &Group) -> Result<(), String> {
         let founding = shard.replicas.iter().filter(|replica| replica.founding && replica.voter);
         let founding: BTreeMap<_, _> = founding.map(|replica| (replica.id, replica.node)).collect();
-        let is_first = founding.keys().next() == Some(&replica);
-        if !is_first || shard.epoch != Epoch(1) {
+        if !founding.contains_key(&replica) || shard.epoch != Epoch(1) {
             return Ok(());
         }
-        match group.initialize(founding).await {
-            Ok(()) | Err(ChangeError::AlreadyInitialized) => Ok(()),
-            Err(error) => Err(format!("cannot found shard {}: {error}", shard.id.0)),
+        if founding.keys().next() == Some(&replica) {
+            return initialize(group, founding).await;
         }
+        let group = group.clone();
+        self.tasks.spawn(async move {
+            let mut status = group.watch();
+            let begun = status.wait_for(|status| !status.voters.is_empty() || status.role == Role::Stopped);
+            if time::timeout(FOUNDING_PATIENCE, begun).await.is_err()
+                && let Err(reason) = initialize(&group, founding).await
+            {
+                tracing::warn!(reason, "a shard cannot be founded here");
+            }
+        });
+        Ok(())
+    }
+}
+
+async fn initialize(group: &Group, founding: BTreeMap<ReplicaId, NodeId>) -> Result<(), String> {
+    match group.initialize(founding).await {
+        Ok(()) | Err(ChangeError::AlreadyInitialized) => Ok(()),
+        Err(error) => Err(format!("cannot found shard {}: {error}", group.id().0)),
     }
 }
