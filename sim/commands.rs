@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 
 use crate::many::Many;
 use crate::plan::{Less, Plan};
@@ -17,15 +17,16 @@ use crate::{many, mutants, panics, run, scenario, shrink};
 /// Without arguments: fresh seeds twice, all named scenarios, then fresh seeds for 450 s.
 #[derive(Parser, Debug)]
 #[command(name = "cargo test --test sim --", after_help = EXAMPLES)]
+#[command(group = ArgGroup::new("one").args(["seed", "scenario"]))]
 pub(crate) struct Arguments {
-    /// Run so many fresh seeds.
-    #[arg(long, value_name = "N")]
+    /// Run so many fresh seeds; stop at the first failure.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "one")]
     seeds: Option<u64>,
-    /// Run fresh seeds for so long, for instance 90s, 30m, 2h.
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    /// Run fresh seeds for so long, for instance 90s, 30m, 2h; stop at the first failure.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, conflicts_with_all = ["one", "seeds"])]
     run_for: Option<Duration>,
     /// The first of the fresh seeds; random unless given.
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", conflicts_with = "one")]
     from: Option<u64>,
     /// Replay one seed.
     #[arg(long, value_name = "SEED")]
@@ -34,38 +35,41 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
     /// Build the deliberate bugs of sim/mutants, or those named, and see that each is noticed.
-    #[arg(long, value_name = "NAME", num_args = 0..)]
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["one", "run_for"])]
     mutants: Option<Vec<String>>,
     /// List the named scenarios, the faults, the workloads and the mutants.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["one", "seeds", "run_for", "mutants"])]
     list: bool,
     /// Print the trace of the one run.
-    #[arg(long)]
+    #[arg(long, requires = "one")]
     trace: bool,
+    /// With --trace: also what each replica wrote, voted and applied.
+    #[arg(long, requires = "trace")]
+    events: bool,
     /// Make the failure of the one run smaller.
-    #[arg(long)]
+    #[arg(long, requires = "one", conflicts_with = "trace")]
     shrink: bool,
     /// Keep only these faults of the plan, by number.
-    #[arg(long, value_name = "NUMBERS", value_parser = numbers)]
+    #[arg(long, value_name = "NUMBERS", value_parser = numbers, requires = "one")]
     faults: Option<Numbers>,
     /// Run these workloads and no others.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "one")]
     workloads: Option<Vec<String>>,
     /// Operations that each client may begin.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), requires = "one")]
     operations: Option<u64>,
     /// End faults and new operations at this simulated time.
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..), requires = "one")]
     until_ms: Option<u64>,
     /// Processes at once; all cores unless given.
-    #[arg(long, value_name = "N")]
-    jobs: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     #[arg(long, hide = true)]
     child: bool,
     #[arg(long, hide = true)]
     hashed: bool,
     /// Names of tests, as `cargo test NAME` passes them on: this one is `sim`.
-    #[arg(hide = true)]
+    #[arg(hide = true, conflicts_with_all = ["one", "seeds", "run_for", "from", "mutants", "list"])]
     names: Vec<String>,
     #[arg(long, hide = true)]
     nocapture: bool,
@@ -116,19 +120,23 @@ impl Arguments {
         }
         if let Some(names) = &self.mutants {
             let from = self.from.unwrap_or_else(fresh_seed);
-            let cores = self.jobs.unwrap_or_else(pool::cores);
+            let cores = self.cores();
             return mutants::execute(names, &mutants::Options { seeds_max: self.seeds, from, cores });
         }
         if self.seed.is_some() || self.scenario.is_some() {
             return self.one();
         }
-        let mut many = Many::new(self.from.unwrap_or_else(fresh_seed), self.jobs.unwrap_or_else(pool::cores));
+        let mut many = Many::new(self.from.unwrap_or_else(fresh_seed), self.cores());
         let limits = (self.seeds, self.run_for);
         let finished = match limits {
             (None, None) => many.twice() && many.scenarios() && many.fresh(None, Some(many::BUDGET)),
             (seeds, run_for) => many.fresh(seeds, run_for),
         };
         many.end(finished, limits == (None, None))
+    }
+
+    fn cores(&self) -> usize {
+        self.jobs.map_or_else(pool::cores, usize::from)
     }
 
     fn job(&self) -> Job {
@@ -152,7 +160,12 @@ impl Arguments {
                 (found.plan)()
             }
         };
-        Some(plan.without(&self.job().less))
+        let less = self.job().less;
+        if let Err(why) = less.fits(&plan) {
+            eprintln!("{why}");
+            return None;
+        }
+        Some(plan.without(&less))
     }
 
     /// One run in this process, its report as the last line.
@@ -177,8 +190,8 @@ impl Arguments {
                     ExitCode::FAILURE
                 }
                 None => {
-                    println!("seed {} does not fail", job.seed);
-                    ExitCode::SUCCESS
+                    println!("{} does not fail: there is nothing to shrink", job.shown());
+                    ExitCode::from(2)
                 }
             };
         }
@@ -186,7 +199,8 @@ impl Arguments {
         let began = Instant::now();
         let report = if self.trace {
             panics::install();
-            run::run(&plan, &Trace::new(Lines::Printed, Box::new(std::io::stdout())))
+            let lines = if self.events { Lines::PrintedWithEvents } else { Lines::Printed };
+            run::run(&plan, &Trace::new(lines, Box::new(std::io::stdout())))
         } else {
             pool::run_alone(&program, &job)
         };
@@ -204,8 +218,8 @@ fn list() {
     for scenario in scenario::ALL {
         println!("  {:<40} {}", scenario.name, scenario.about);
     }
-    println!("faults");
-    crate::fault::KINDS.iter().for_each(|kind| println!("  {}", kind.name));
+    println!("faults, and the rows that they count");
+    crate::fault::KINDS.iter().for_each(|kind| println!("  {:<40} {}", kind.name, kind.counts.join(", ")));
     println!("workloads");
     crate::workload::ALL.iter().for_each(|(name, _)| println!("  {name}"));
     println!("mutants");

@@ -18,6 +18,8 @@ const SEEDS_MAX: u64 = 200;
 /// What of the tree is not copied. Cargo's settings hold for the copy too, since it lies within; twice
 /// they would be others.
 const NOT_COPIED: [&str; 5] = [".cargo", ".git", "target", "quorate-data", "quorate-dev"];
+/// How a mutant that was built is run again without compiling anything.
+const BUILT_WITH: &str = "CARGO_TARGET_DIR=../target CARGO_PROFILE_DEV_OPT_LEVEL=1";
 /// Seeds between two lines of progress.
 const PROGRESS: u64 = 10;
 
@@ -257,9 +259,11 @@ fn print_table(outcomes: &[Outcome]) {
     for outcome in outcomes {
         match &outcome.verdict {
             Verdict::NotBuilt(why) => println!("\n{}: {why}", outcome.name),
-            Verdict::Caught { violation, .. } | Verdict::Sick { violation, .. } => {
+            Verdict::Caught { seed, violation } | Verdict::Sick { seed, violation } => {
                 let shortened: String = violation.detail.chars().take(300).collect();
                 println!("\n{}: {} at {} ms: {shortened}", outcome.name, violation.check, violation.at_ms);
+                println!("  replay, after building it again with --mutants {} --from {seed} --seeds 1:", outcome.name);
+                println!("  (cd target/mutants/src && {BUILT_WITH} cargo test --test sim -- --seed {seed} --trace)");
             }
             Verdict::Missed => {}
         }

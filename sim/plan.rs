@@ -55,6 +55,21 @@ pub(crate) struct Less {
     pub(crate) faults_until_ms: Option<u64>,
 }
 
+impl Less {
+    /// Whether all that it names is there.
+    pub(crate) fn fits(&self, plan: &Plan) -> Result<(), String> {
+        let known = |name: &&String| workload::ALL.iter().any(|(known, _)| known == name);
+        if let Some(unknown) = self.workloads.iter().flatten().find(|name| !known(name)) {
+            return Err(format!("there is no workload {unknown:?}; --list names them"));
+        }
+        let count = plan.faults.len();
+        match self.faults.iter().flatten().find(|number| !(1..=count).contains(*number)) {
+            Some(number) => Err(format!("there is no fault {number}: the plan has {count}; --trace shows them")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Plan {
     /// The plan of `seed`.
     pub(crate) fn draw(seed: u64) -> Self {

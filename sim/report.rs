@@ -6,6 +6,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault;
+
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Violation {
@@ -46,6 +48,7 @@ impl Seen {
     }
 
     pub(crate) fn fired_times(&self, fault: &str, times: u64) {
+        debug_assert!(fault::is_row(fault), "no kind of fault counts {fault:?}");
         if times > 0 {
             *self.0.borrow_mut().faults.entry(fault.to_owned()).or_default() += times;
         }

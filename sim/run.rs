@@ -163,16 +163,16 @@ impl<'a> Run<'a> {
 
     fn change_faults(&mut self) {
         let now_ms = crate::now_ms();
-        for (planned, state) in self.plan.faults.iter().zip(&mut self.faults) {
+        for (number, (planned, state)) in (1..).zip(self.plan.faults.iter().zip(&mut self.faults)) {
             match state {
                 State::Waiting if planned.at_ms <= now_ms && now_ms < planned.ends_ms => {
                     let mut fault = (planned.kind.make)(Chance::new(planned.seed, planned.kind.name));
-                    tracing::info!("FAULT {} begins", planned.kind.name);
+                    tracing::info!("FAULT {number} begins: {}", planned.kind.name);
                     fault.begin(&mut self.world);
                     *state = State::Running(fault);
                 }
                 State::Running(fault) if planned.ends_ms <= now_ms => {
-                    tracing::info!("FAULT over: {}", planned.kind.name);
+                    tracing::info!("FAULT {number} over: {}", planned.kind.name);
                     fault.end(&mut self.world);
                     *state = State::Over;
                 }

@@ -59,6 +59,26 @@ pub(crate) const ALL: &[Scenario] = &[
             ..calm(200_594)
         },
     },
+    Scenario {
+        name: "full-disk-at-start",
+        about: "Others had filled the disk while a node was down, or its power went before its ballast was surely \
+            gone: the start needed space for the identity before it gave up what is held back for it.",
+        plan: || Plan {
+            topology: Topology {
+                frail: vec!["n1".to_owned()],
+                log_entries_kept: 100,
+                snapshot_chunk_bytes: 256,
+                ..three_nodes()
+            },
+            workloads: vec!["counters by session"],
+            faults: vec![
+                fault("full disk", 2_053, 8_802, 0x7875_35b0_bc63_7a92),
+                fault("power cut at a moment", 4_385, 12_992, 0x36ec_c53d_dc8d_f55a),
+            ],
+            think_ms: 80,
+            ..calm(300_558)
+        },
+    },
 ];
 
 /// A fault of a kind, with the seed of its own choices.

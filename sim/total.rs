@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::fault::KINDS;
+use crate::fault;
 use crate::pool::Job;
 use crate::report::Report;
 use crate::workload;
@@ -58,17 +58,13 @@ impl Total {
 
     /// Kinds of faults that never fired.
     pub(crate) fn never_fired(&self) -> Vec<&'static str> {
-        let rows = KINDS.iter().flat_map(|kind| kind.counts.iter().copied());
-        rows.filter(|row| !self.faults.contains_key(*row)).collect()
+        fault::rows().filter(|row| !self.faults.contains_key(*row)).collect()
     }
 
     /// The tables.
     pub(crate) fn print_tables(&self) {
-        let rows: BTreeMap<&str, u64> = KINDS
-            .iter()
-            .flat_map(|kind| kind.counts.iter().map(|row| (*row, 0)))
-            .chain(self.faults.iter().map(|(name, count)| (name.as_str(), *count)))
-            .collect();
+        let fired = self.faults.iter().map(|(name, count)| (name.as_str(), *count));
+        let rows: BTreeMap<&str, u64> = fault::rows().map(|row| (row, 0)).chain(fired).collect();
         print_table("faults fired", &rows);
         let rows: BTreeMap<&str, u64> = workload::ALL
             .iter()

@@ -21,6 +21,9 @@ use crate::invariant::Observed;
 /// Where the product says what its replicas do, for invariants.
 pub(crate) const OBSERVE: &str = "quorate::raft::observe";
 
+/// Targets that make no lines: events have their own flag, and every answer says no more than that.
+const UNWANTED: [&str; 2] = [OBSERVE, "quorate::api::gate"];
+
 /// What becomes of the lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lines {
@@ -30,6 +33,8 @@ pub(crate) enum Lines {
     Hashed,
     /// Into the hash, and printed.
     Printed,
+    /// The same, and with them what the replicas do.
+    PrintedWithEvents,
 }
 
 /// The subscriber of a run.
@@ -53,7 +58,7 @@ struct State {
 impl Trace {
     /// Prints to `out` if lines are to be printed.
     pub(crate) fn new(lines: Lines, out: Box<dyn std::io::Write + Send>) -> Self {
-        let file = (lines == Lines::Printed).then(|| std::io::BufWriter::new(out));
+        let file = matches!(lines, Lines::Printed | Lines::PrintedWithEvents).then(|| std::io::BufWriter::new(out));
         Self { lines, state: Arc::new(Mutex::new(State { file, ..State::default() })) }
     }
 
@@ -80,8 +85,8 @@ impl Trace {
         }
         let target = metadata.target();
         let level = *metadata.level();
-        (target.starts_with("quorate") && target != OBSERVE && level <= Level::DEBUG)
-            || (target.starts_with("sim") && level <= Level::DEBUG)
+        let is_ours = target.starts_with("quorate") || target.starts_with("sim");
+        is_ours && !UNWANTED.contains(&target) && level <= Level::DEBUG
     }
 }
 
@@ -117,7 +122,9 @@ impl Subscriber for Trace {
             let mut observed = Observed { at_ms: crate::now_ms(), ..Observed::default() };
             event.record(&mut observed);
             self.state.lock().observed.push(observed);
-            return;
+            if self.lines != Lines::PrintedWithEvents {
+                return;
+            }
         }
         let mut line = String::new();
         let metadata = event.metadata();

@@ -42,6 +42,16 @@ pub(crate) struct Kind {
     pub(crate) make: fn(chance: Chance) -> Box<dyn Fault>,
 }
 
+/// Whether a fault may count under this name.
+pub(crate) fn is_row(name: &str) -> bool {
+    rows().chain(moment::rows()).any(|row| row == name)
+}
+
+/// The rows of the fault table that must not stay 0.
+pub(crate) fn rows() -> impl Iterator<Item = &'static str> {
+    KINDS.iter().flat_map(|kind| kind.counts.iter().copied())
+}
+
 /// All kinds.
 pub(crate) const KINDS: &[&Kind] = &[
     &process::KILL,

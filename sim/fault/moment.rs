@@ -18,6 +18,11 @@ const MOMENTS: [(&str, u64, &str); 7] = [
     ("applied", 3, "process: power cut just after an apply"),
 ];
 
+/// Which moments there were: rows that may stay 0 in a short run.
+pub(super) fn rows() -> impl Iterator<Item = &'static str> {
+    MOMENTS.iter().map(|(.., row)| *row)
+}
+
 /// Watches for one kind of moment; a few times it cuts the power of that replica's node, or of all
 /// nodes, some milliseconds later, and soon starts what it has killed.
 pub(crate) const POWER_CUT: Kind = Kind {

@@ -110,6 +110,7 @@ impl Fault for Restart {
             return;
         }
         let name = self.chance.pick(&up).clone();
+        tracing::info!(node = name, "FAULT asked to end");
         world.machine(&name).stop();
         self.stopped = Some(name);
     }

@@ -5,6 +5,10 @@
 //! for a while: whatever was acknowledged is then committed among them, and whatever the machine
 //! forgot is known to those who can refuse it. No promise holds without that, nor could one be
 //! checked.
+//!
+//! Peers write down every five seconds how far a node's log had got. One that loses its power sooner
+//! may have been the only one to know: then an operator would have to keep the old disk away, and so
+//! the machine stays down.
 
 use std::cell::Cell;
 
@@ -15,6 +19,8 @@ use super::machine::{Harm, Machine, Standing};
 const WHOLE_MS: u64 = 3_000;
 /// Time after its start in which they have judged it.
 const JUDGED_MS: u64 = 5_000;
+/// Time after which peers have written down how far a log had got when its node went down.
+const WRITTEN_DOWN_MS: u64 = 6_000;
 
 /// What one machine's disk may have done.
 #[derive(Default)]
@@ -24,6 +30,17 @@ pub(super) struct Doubt {
     waits: Cell<bool>,
     whole_since_ms: Cell<Option<u64>>,
     started_ms: Cell<Option<u64>>,
+    /// When it last went down.
+    down_ms: Cell<Option<u64>>,
+    /// A peer went down at about the same time, before it can have written down how far the log had got.
+    is_forgotten: Cell<bool>,
+}
+
+impl Doubt {
+    /// Nobody may be left who could tell its disk from an older one.
+    pub(super) fn cannot_be_judged(&self) -> bool {
+        self.is_doubtful.get() && self.is_forgotten.get()
+    }
 }
 
 impl World {
@@ -32,6 +49,19 @@ impl World {
         let doubt = &self.machines[name].doubt;
         doubt.is_doubtful.set(true);
         doubt.started_ms.set(None);
+    }
+
+    /// A node that ran goes down, and with it what it had not written down of the others.
+    pub(super) fn note_down(&self, name: &str) {
+        let now_ms = crate::now_ms();
+        let is_recent = |doubt: &Doubt| doubt.down_ms.get().is_some_and(|down_ms| now_ms < down_ms + WRITTEN_DOWN_MS);
+        let others = || self.machines.iter().filter(|(other, _)| *other != name).map(|(_, machine)| machine);
+        for machine in others().filter(|machine| !machine.is_up() && is_recent(&machine.doubt)) {
+            machine.doubt.is_forgotten.set(true);
+        }
+        let doubt = &self.machines[name].doubt;
+        doubt.down_ms.set(Some(now_ms));
+        doubt.is_forgotten.set(others().any(|machine| is_recent(&machine.doubt)));
     }
 
     /// Whether a start has to wait. It then happens by itself in time.

@@ -164,6 +164,7 @@ impl World {
         let standing = machine.standing.borrow().clone();
         match standing {
             Standing::Up => {
+                self.note_down(name);
                 self.resume(name);
                 self.sim.crash(name);
                 *machine.standing.borrow_mut() = Standing::Down;
@@ -179,7 +180,16 @@ impl World {
     /// Nothing happens to one that is up or retired.
     pub(crate) fn start(&mut self, name: &str) {
         let machine = self.machines[name].clone();
-        if !matches!(*machine.standing.borrow(), Standing::Down) || self.must_wait(&machine) {
+        if !matches!(*machine.standing.borrow(), Standing::Down) {
+            return;
+        }
+        if machine.doubt.cannot_be_judged() {
+            tracing::info!(node = name, "FAULT kept away: nobody may know any more what it had");
+            let why = "nobody can tell its disk from an older one".to_owned();
+            *machine.standing.borrow_mut() = Standing::Retired(why);
+            return;
+        }
+        if self.must_wait(&machine) {
             return;
         }
         tracing::info!(node = name, "FAULT over: started");
@@ -238,6 +248,7 @@ impl World {
                 self.sim.crash(name.as_str());
             }
             if let Some(verdict) = machine.ended(now_ms) {
+                self.note_down(&name);
                 tracing::info!(node = name, ?verdict, "process ended");
                 if let machine::Ended::Unexplained(why) = verdict {
                     self.seen.violation("a node ended by itself", format!("{name}: {why}"));

@@ -165,6 +165,9 @@ impl Node {
             if held { StartError::Locked(dir.clone()) } else { data_dir(error) }
         })?;
         let founders = Founders::new(&config)?;
+        if let Err(error) = space_guard(&config).make_room(&*env.disk, &dir) {
+            tracing::warn!(%error, "cannot tell how much space the data disk has");
+        }
         let identity = Identity::open(env.disk.clone(), &dir, &config.name, founders.node, Founders::hash(&config))?;
         let peers = PeerBook::open(env.disk.clone(), &dir)?;
         let log_config = LogConfig { segment_bytes: config.log_segment_bytes, ..LogConfig::default() };
@@ -205,8 +208,7 @@ impl Node {
         let spec = GroupSpec { group: GroupId::META, replica: ReplicaId(id.0), epoch: Epoch(0) };
         let meta =
             host.start_group(spec, machine.clone()).await.map_err(|error| StartError::Failed(error.to_string()))?;
-        // The log takes space by the segment, ahead of need: that is not the writes' to use.
-        let space = SpaceGuard::new(config.disk_reserve_bytes.saturating_add(config.log_segment_bytes));
+        let space = space_guard(&config);
         if let Err(error) = space.check(&*env.disk, &config.data_dir) {
             tracing::warn!(%error, "cannot tell how much space the data disk has");
         }
@@ -322,6 +324,11 @@ impl Node {
             tracing::error!(%error, "the Raft log was not closed cleanly; it is recovered at the next start");
         }
     }
+}
+
+/// The log takes space by the segment, ahead of need: that is not the writes' to use.
+fn space_guard(config: &NodeConfig) -> SpaceGuard {
+    SpaceGuard::new(config.disk_reserve_bytes.saturating_add(config.log_segment_bytes))
 }
 
 /// Records the first reason why the node must end.

@@ -73,6 +73,13 @@ impl SpaceGuard {
         self.state.full.load(Ordering::Relaxed)
     }
 
+    /// Before anything is written at a start: gives up what was held back if others have filled the
+    /// disk meanwhile.
+    pub(super) fn make_room(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+        // A directory without it is new, or full for long.
+        if disk.open(&dir.join(BALLAST)).is_ok() { self.check(disk, dir) } else { Ok(()) }
+    }
+
     /// Watches `dir` for ever.
     pub(super) async fn watch(self, disk: Arc<dyn Disk>, dir: PathBuf, worker: Worker) {
         loop {
