@@ -76,6 +76,25 @@ fn all(groups: &Replicas) -> Result<u64, String> {
     shards.map(|(id, replicas)| compare(*id, replicas)).sum()
 }
 
+/// Whether every shard of the map runs where the map says, and nothing else does.
+fn placed(world: &World, groups: &Replicas) -> Result<(), String> {
+    for (name, node) in world.nodes() {
+        let map = node.map();
+        if let Some(keyspace) = map.keyspaces.values().find(|keyspace| keyspace.dropping) {
+            return Err(format!("on {name} keyspace {} is not gone yet", keyspace.name));
+        }
+        let runs = |id: &GroupId| groups.get(id).is_some_and(|replicas| replicas.iter().any(|(home, _)| *home == name));
+        let wanted = map.shards.values().filter(|shard| shard.replica_on(node.id()).is_some());
+        if let Some(missing) = wanted.map(|shard| shard.id).find(|id| !runs(id)) {
+            return Err(format!("{missing} does not run on {name}"));
+        }
+        if let Some(left) = groups.keys().find(|id| runs(id) && map.has_forgotten(**id)) {
+            return Err(format!("{left} still runs on {name}"));
+        }
+    }
+    Ok(())
+}
+
 /// Why replicas do not agree.
 pub(crate) enum Apart {
     /// They may come to.
@@ -94,6 +113,7 @@ pub(crate) fn check(world: &World) -> Result<u64, Apart> {
     if groups.len() < 2 {
         return Err(Apart::Yet("the default keyspace has no shard yet".to_owned()));
     }
+    placed(world, &groups).map_err(Apart::Yet)?;
     for (id, replicas) in &groups {
         let standing = |group: &Group| {
             let status = group.status();

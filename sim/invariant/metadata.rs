@@ -40,7 +40,7 @@ impl Metadata {
         while self.maps.len() > VERSIONS_MAX {
             self.maps.pop_first();
         }
-        for keyspace in map.keyspaces.values() {
+        for keyspace in map.keyspaces.values().filter(|keyspace| !keyspace.dropping) {
             tiles(map, keyspace).map_err(|why| format!("node {node}, version {}: {why}", map.version))?;
         }
         Ok(1 + map.keyspaces.len() as u64)

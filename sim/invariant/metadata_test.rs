@@ -18,6 +18,7 @@ fn map(version: u64, spans: &[(u64, Span, u64)]) -> ShardMap {
         name: "default".to_owned(),
         sharding: Sharding::Range,
         replication_factor: 3,
+        dropping: false,
         history_revisions: 0,
     };
     let shard = |(group, span, epoch): &(u64, Span, u64)| {

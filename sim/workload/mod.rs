@@ -18,6 +18,7 @@ use crate::world::net::NetworkState;
 mod bank;
 mod counter;
 mod history;
+mod keyspaces;
 mod marks;
 mod metadata;
 mod outcome;
@@ -51,6 +52,7 @@ pub(crate) const ALL: &[(&str, Make)] = &[
     ("scans under a pinned revision", pinned::make),
     ("keys with a time to live", ttl::make),
     ("metadata", metadata::make),
+    ("keyspaces", keyspaces::make),
 ];
 
 /// What a workload's tasks need.

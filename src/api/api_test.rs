@@ -88,6 +88,8 @@ impl Service for Fake {
         open_session: OpenSessionRequest -> OpenSessionResponse;
         close_session: CloseSessionRequest -> CloseSessionResponse;
         move_leader: MoveLeaderRequest -> MoveLeaderResponse;
+        create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
+        drop_keyspace: DropKeyspaceRequest -> DropKeyspaceResponse;
     }
 
     fn members(&self) -> v1::MembersResponse {

@@ -42,6 +42,7 @@ fn usual_code(detail: &ErrorDetail) -> Code {
         ErrorCode::LimitExceeded if detail.retryable => Code::ResourceExhausted,
         ErrorCode::LimitExceeded => Code::InvalidArgument,
         ErrorCode::KeyspaceNotFound | ErrorCode::NodeNotFound | ErrorCode::LeaseNotFound => Code::NotFound,
+        ErrorCode::AlreadyExists => Code::AlreadyExists,
         ErrorCode::WrongShard => Code::Aborted,
         ErrorCode::CrossShard | ErrorCode::SessionNotFound | ErrorCode::SessionSequence => Code::FailedPrecondition,
         ErrorCode::NoLeader | ErrorCode::Unavailable => Code::Unavailable,
@@ -76,6 +77,7 @@ pub fn label(code: ErrorCode) -> &'static str {
         ErrorCode::Internal => "internal",
         ErrorCode::NodeNotFound => "node_not_found",
         ErrorCode::LeaseNotFound => "lease_not_found",
+        ErrorCode::AlreadyExists => "already_exists",
     }
 }
 
@@ -107,7 +109,7 @@ mod tests {
     use crate::proto::rpc;
     use crate::proto::v1::{ErrorCode, ErrorDetail};
 
-    const CODES: [(ErrorCode, Code); 20] = [
+    const CODES: [(ErrorCode, Code); 21] = [
         (ErrorCode::Unspecified, Code::Internal),
         (ErrorCode::InvalidArgument, Code::InvalidArgument),
         (ErrorCode::LimitExceeded, Code::InvalidArgument),
@@ -128,6 +130,7 @@ mod tests {
         (ErrorCode::Internal, Code::Internal),
         (ErrorCode::NodeNotFound, Code::NotFound),
         (ErrorCode::LeaseNotFound, Code::NotFound),
+        (ErrorCode::AlreadyExists, Code::AlreadyExists),
     ];
 
     #[test]

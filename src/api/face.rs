@@ -181,4 +181,12 @@ impl<S: Service> Admin for Face<S> {
     async fn move_leader(&self, request: Request<v1::MoveLeaderRequest>) -> Answer<v1::MoveLeaderResponse> {
         serve!(self.move_leader(request))
     }
+
+    async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::CreateKeyspaceResponse> {
+        serve!(self.create_keyspace(request))
+    }
+
+    async fn drop_keyspace(&self, request: Request<v1::DropKeyspaceRequest>) -> Answer<v1::DropKeyspaceResponse> {
+        serve!(self.drop_keyspace(request))
+    }
 }

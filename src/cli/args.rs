@@ -95,6 +95,9 @@ pub enum Command {
         after_help = "Examples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
     )]
     Export(ExportArgs),
+    /// Makes, shows and drops keyspaces.
+    #[command(subcommand)]
+    Keyspace(KeyspaceCommand),
     /// Shows and moves shards.
     #[command(subcommand)]
     Shard(ShardCommand),
@@ -265,6 +268,57 @@ pub struct ExportArgs {
     /// At a revision of the past.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub rev: u64,
+}
+
+/// `keyspace`.
+#[derive(Subcommand, Debug)]
+pub enum KeyspaceCommand {
+    /// Makes a keyspace: of one shard, or of many with --hash or --range.
+    #[command(
+        after_help = "A keyspace of one shard has one order of writes, and transactions over all its keys. One of many\nshards grows with the nodes: by --hash keys are spread evenly, by --range each shard holds the keys\nbetween two split keys, in order. Atomic is then what stays within one shard.\n\nExamples:\n  kvctl keyspace create settings\n  kvctl keyspace create events --hash 16\n  kvctl keyspace create users --range g,n,t\n  kvctl keyspace create cache --hash 4 --replicas 1"
+    )]
+    Create(KeyspaceCreateArgs),
+    /// Lists the keyspaces.
+    #[command(after_help = "Examples:\n  kvctl keyspace list\n  kvctl keyspace list -w table")]
+    List,
+    /// Shows a keyspace and its shards.
+    #[command(after_help = "Examples:\n  kvctl keyspace describe events -w table")]
+    Describe {
+        /// Its name.
+        name: String,
+    },
+    /// Drops a keyspace with all its keys, for good.
+    #[command(after_help = "Examples:\n  kvctl keyspace drop events --yes")]
+    Drop {
+        /// Its name.
+        name: String,
+        /// Does it without asking.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// `keyspace create`.
+#[derive(Args, Debug)]
+pub struct KeyspaceCreateArgs {
+    /// 1 to 64 of a-z, 0-9, `.`, `_` and `-`.
+    pub name: String,
+    /// Spreads keys over so many shards by their hash.
+    #[arg(long, value_name = "SHARDS", conflicts_with = "range")]
+    pub hash: Option<u32>,
+    /// Cuts the key order at these keys, separated by commas; a split key that holds a comma needs
+    /// --split instead.
+    #[arg(long, value_name = "KEY,KEY,…", value_delimiter = ',', num_args = 0..)]
+    pub range: Option<Vec<OsString>>,
+    /// Cuts the key order at this key, too; may be given often.
+    #[arg(long, value_name = "KEY", conflicts_with = "hash")]
+    pub split: Vec<OsString>,
+    /// Replicas of each shard [default: 3, or one on each node where there are fewer]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub replicas: u32,
+    /// Revisions of history to keep [default: all until compacted]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub history: u64,
 }
 
 /// `shard`.

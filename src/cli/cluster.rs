@@ -12,13 +12,13 @@ use crate::env::time;
 use crate::types::GroupId;
 
 /// Rows for people and the same as JSON.
-struct Listing {
-    header: &'static [&'static str],
-    rows: Vec<Vec<String>>,
-    json: Value,
+pub(super) struct Listing {
+    pub(super) header: &'static [&'static str],
+    pub(super) rows: Vec<Vec<String>>,
+    pub(super) json: Value,
 }
 
-async fn show(context: &mut Context<'_>, listing: Listing) -> Result<(), Failure> {
+pub(super) async fn show(context: &mut Context<'_>, listing: Listing) -> Result<(), Failure> {
     match context.format() {
         Format::Json => context.print_json(&listing.json).await,
         Format::Table => context.print(table(listing.header, &listing.rows)).await,
@@ -33,12 +33,7 @@ pub(crate) async fn shard(context: &mut Context<'_>, command: ShardCommand) -> R
     let client = context.client().await?;
     match command {
         ShardCommand::List => {
-            let shards = client.shards(true).await?.shards;
-            let listing = Listing {
-                header: &["SHARD", "KEYSPACE", "SPAN", "EPOCH", "LEADER", "TERM", "REPLICAS"],
-                rows: shards.iter().map(shard_row).collect(),
-                json: json!({ "shards": shards.iter().map(shard_json).collect::<Vec<_>>() }),
-            };
+            let listing = shards(client.shards(true).await?.shards);
             show(context, listing).await
         }
         ShardCommand::MoveLeader { shard, node } => {
@@ -54,6 +49,14 @@ pub(crate) async fn shard(context: &mut Context<'_>, command: ShardCommand) -> R
                 Format::Simple | Format::Table => context.print("OK\n").await,
             }
         }
+    }
+}
+
+pub(super) fn shards(shards: Vec<shards_response::Entry>) -> Listing {
+    Listing {
+        header: &["SHARD", "KEYSPACE", "SPAN", "EPOCH", "LEADER", "TERM", "REPLICAS"],
+        rows: shards.iter().map(shard_row).collect(),
+        json: json!({ "shards": shards.iter().map(shard_json).collect::<Vec<_>>() }),
     }
 }
 

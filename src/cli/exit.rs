@@ -98,6 +98,7 @@ fn hint_of(error: &Error) -> &'static str {
         ErrorCode::LimitExceeded => "make the request smaller; docs/limits.md lists every limit",
         ErrorCode::KeyspaceNotFound => "name an existing keyspace with --keyspace, or leave it out for `default`",
         ErrorCode::CrossShard => "split the request, so that each part stays within one shard",
+        ErrorCode::AlreadyExists => "`kvctl keyspace list` shows which names are taken",
         ErrorCode::Compacted => "read at a newer revision, or leave --rev out",
         ErrorCode::FutureRevision => "read at an older revision, or leave --rev out",
         ErrorCode::NodeNotFound => "`kvctl member list` and `kvctl shard list` show the nodes and their replicas",

@@ -9,6 +9,7 @@ mod exit;
 mod export;
 mod import;
 mod keys;
+mod keyspaces;
 mod lines;
 mod progress;
 mod table;
@@ -162,6 +163,7 @@ async fn execute(context: &mut Context<'_>, command: Command) -> Result<(), Fail
         Command::Batch(args) => batch::batch(context, args).await,
         Command::Import(args) => import::import(context, args).await,
         Command::Export(args) => export::export(context, args).await,
+        Command::Keyspace(command) => keyspaces::keyspace(context, command).await,
         Command::Shard(command) => cluster::shard(context, command).await,
         Command::Member(command) => cluster::member(context, command).await,
         Command::Endpoint(command) => cluster::endpoint(context, command).await,

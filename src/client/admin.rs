@@ -2,11 +2,16 @@
 
 use super::call::{Plan, Route, Safety};
 use super::error::Error;
-use super::{Client, MembersResponse, MoveLeaderResponse, Result, ShardsResponse, StatusResponse};
+use super::{
+    Client, CreateKeyspaceRequest, CreateKeyspaceResponse, DropKeyspaceResponse, MembersResponse, MoveLeaderResponse,
+    Result, ShardsResponse, StatusResponse,
+};
 use crate::env::time;
-use crate::proto::v1::{ErrorCode, MembersRequest, MoveLeaderRequest, ShardsRequest, StatusRequest};
+use crate::proto::v1::{
+    DropKeyspaceRequest, ErrorCode, MembersRequest, MoveLeaderRequest, ShardsRequest, StatusRequest,
+};
 use crate::types::map::ShardMap;
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, KeyspaceId, NodeId};
 
 impl Client {
     /// The shard map as the client now knows it; fetched when it has none.
@@ -49,6 +54,29 @@ impl Client {
     pub async fn shards(&self, all_keyspaces: bool) -> Result<ShardsResponse> {
         let keyspace = if all_keyspaces { String::new() } else { self.keyspace.to_string() };
         self.core.call(&ShardsRequest { keyspace }, &self.read(Route::Any)).await
+    }
+
+    /// Makes a keyspace. Its shards elect their leaders then: a request at once may wait for that.
+    ///
+    /// # Errors
+    /// `ALREADY_EXISTS` when the name is taken.
+    pub async fn create_keyspace(&self, request: CreateKeyspaceRequest) -> Result<CreateKeyspaceResponse> {
+        self.core.call(&request, &self.change()).await
+    }
+
+    /// Takes a keyspace and all it holds away for good. It serves nothing any more when this returns;
+    /// its name is free when [`Client::map`] has it no longer. The id is the one that the map has, or
+    /// the answer to its making: a late copy of this request drops no other of the same name.
+    ///
+    /// # Errors
+    /// `KEYSPACE_NOT_FOUND` when there is none of this name and id.
+    pub async fn drop_keyspace(&self, name: &str, id: KeyspaceId) -> Result<DropKeyspaceResponse> {
+        let request = DropKeyspaceRequest { name: name.to_owned(), keyspace_id: id.0 };
+        self.core.call(&request, &self.change()).await
+    }
+
+    fn change(&self) -> Plan<'static> {
+        Plan { route: Route::Any, safety: Safety::Write, deadline: time::now() + self.timeout, once: false }
     }
 
     /// Hands the leadership of a shard to its replica on another node. Safe to repeat.

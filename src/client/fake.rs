@@ -191,6 +191,7 @@ pub(crate) fn map(addresses: &[&str]) -> MapResponse {
             replicas: (0..addresses.len()).map(replica).collect(),
         }],
         leaders: Vec::new(),
+        next_shard_id: 100,
     }
 }
 
@@ -201,6 +202,7 @@ fn keyspace(id: u64, name: &str, kind: v1::sharding::Kind) -> v1::Keyspace {
         sharding: Some(v1::Sharding { kind: Some(kind) }),
         replication_factor: 3,
         history_revisions: 0,
+        dropping: false,
     }
 }
 

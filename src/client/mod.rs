@@ -70,8 +70,9 @@ pub use writes::Written;
 
 /// Parts of the public API that appear in answers as they are.
 pub use crate::proto::v1::{
-    ErrorCode, ErrorDetail, MembersResponse, MoveLeaderResponse, OperationResult, Record, ReplicaStatus,
-    ShardsResponse, StatusResponse, TransactionResult, operation_result, shards_response, span,
+    CreateKeyspaceRequest, CreateKeyspaceResponse, DropKeyspaceResponse, ErrorCode, ErrorDetail, MembersResponse,
+    MoveLeaderResponse, OperationResult, Record, ReplicaStatus, Sharding, ShardsResponse, StatusResponse,
+    TransactionResult, operation_result, sharding, shards_response, span,
 };
 
 use self::core::Core;

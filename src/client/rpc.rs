@@ -12,8 +12,9 @@ use crate::proto::v1::admin_client::AdminClient;
 use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::kv_client::KvClient;
 use crate::proto::v1::{
-    BatchRequest, BatchResponse, CloseSessionRequest, CloseSessionResponse, CountRequest, CountResponse, DeleteRequest,
-    DeleteResponse, GetRequest, GetResponse, MapRequest, MapResponse, MembersRequest, MembersResponse,
+    BatchRequest, BatchResponse, CloseSessionRequest, CloseSessionResponse, CountRequest, CountResponse,
+    CreateKeyspaceRequest, CreateKeyspaceResponse, DeleteRequest, DeleteResponse, DropKeyspaceRequest,
+    DropKeyspaceResponse, GetRequest, GetResponse, MapRequest, MapResponse, MembersRequest, MembersResponse,
     MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse, PutRequest, PutResponse,
     ResponseHeader, ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest,
     StatusResponse, Target, TxnRequest, TxnResponse,
@@ -104,6 +105,8 @@ rpc!(MapRequest => MapResponse, ClusterClient.map);
 rpc!(StatusRequest => StatusResponse, AdminClient.status);
 rpc!(ShardsRequest => ShardsResponse, AdminClient.shards);
 rpc!(MoveLeaderRequest => MoveLeaderResponse, AdminClient.move_leader);
+rpc!(CreateKeyspaceRequest => CreateKeyspaceResponse, AdminClient.create_keyspace);
+rpc!(DropKeyspaceRequest => DropKeyspaceResponse, AdminClient.drop_keyspace);
 
 macro_rules! write {
     ($($request:ident),*) => {

@@ -11,14 +11,13 @@ use crate::proto::internal::{MetaCommand, MetaResult, MetaState, Refusal, meta_r
 use crate::proto::v1::{self, ErrorCode, ErrorDetail, Outcome};
 use crate::raft::apply::{Apply, LogPosition};
 use crate::storage::engine::{EngineError, View, WriteSet};
-use crate::types::map::ShardMap;
+use crate::types::map::{DEFAULT_KEYSPACE, ShardMap};
 use crate::types::{ClusterId, GroupId, NodeId};
 
-use super::{plan, tables};
+use super::{keyspaces, plan, tables};
 
 /// Longest name and value of a setting, in bytes.
 const SETTING_BYTES_MAX: usize = 4096;
-const DEFAULT_KEYSPACE: &str = "default";
 
 /// Applies metadata commands and publishes the map after each run of them.
 ///
@@ -52,6 +51,9 @@ impl Apply for MetaMachine {
             Ok(MetaCommand { kind: Some(Kind::Bootstrap(command)) }) => bootstrap(state, command)?,
             Ok(MetaCommand { kind: Some(Kind::UpdateNode(command)) }) => update_node(state, command)?,
             Ok(MetaCommand { kind: Some(Kind::SetSetting(command)) }) => set_setting(state, command)?,
+            Ok(MetaCommand { kind: Some(Kind::CreateKeyspace(command)) }) => keyspaces::create(state, command)?,
+            Ok(MetaCommand { kind: Some(Kind::DropKeyspace(command)) }) => keyspaces::drop(state, &command)?,
+            Ok(MetaCommand { kind: Some(Kind::ForgetShards(command)) }) => keyspaces::forget(state, &command)?,
             Ok(MetaCommand { kind: None }) => refuse(ErrorCode::Internal, "unknown metadata command"),
             Err(error) => refuse(ErrorCode::Internal, format!("malformed metadata command: {error}")),
         };
@@ -108,6 +110,7 @@ fn bootstrap(writes: &mut WriteSet<'_>, command: Bootstrap) -> Result<meta_resul
         sharding: Some(v1::Sharding { kind: Some(single) }),
         replication_factor: command.replication_factor,
         history_revisions: 0,
+        dropping: false,
     };
     let all = v1::span::Kind::Keys(v1::span::Keys::default());
     let span = Some(v1::Span { kind: Some(all) });
@@ -147,17 +150,17 @@ fn set_setting(writes: &mut WriteSet<'_>, command: SetSetting) -> Result<meta_re
     Ok(raise_version(writes, state))
 }
 
-fn raise_version(writes: &mut WriteSet<'_>, mut state: MetaState) -> meta_result::Kind {
+pub(super) fn raise_version(writes: &mut WriteSet<'_>, mut state: MetaState) -> meta_result::Kind {
     state.version += 1;
     tables::put_state(writes, &state);
     meta_result::Kind::Version(state.version)
 }
 
-fn not_founded() -> meta_result::Kind {
+pub(super) fn not_founded() -> meta_result::Kind {
     refuse(ErrorCode::Unavailable, "the cluster is not founded yet")
 }
 
-fn refuse(code: ErrorCode, message: impl Into<String>) -> meta_result::Kind {
+pub(super) fn refuse(code: ErrorCode, message: impl Into<String>) -> meta_result::Kind {
     let detail = ErrorDetail { code: code.into(), outcome: Outcome::NotApplied.into(), ..Default::default() };
     meta_result::Kind::Refusal(Refusal { message: message.into(), detail: Some(detail) })
 }

@@ -15,8 +15,8 @@ use prost::Message;
 
 use crate::proto::{internal, v1};
 use crate::storage::engine::{Direction, EngineError, View, WriteSet};
-use crate::types::ClusterId;
 use crate::types::map::{Keyspace, Node, Shard, ShardMap};
+use crate::types::{ClusterId, GroupId};
 
 const STATE: u8 = 1;
 const NODES: u8 = 2;
@@ -48,6 +48,18 @@ pub(super) fn put_shard(writes: &mut WriteSet<'_>, shard: &v1::Shard) {
     writes.put(key(SHARDS, shard.id), encode(shard));
 }
 
+pub(super) fn keyspaces(view: &dyn View) -> Result<Vec<v1::Keyspace>, EngineError> {
+    table(view, KEYSPACES)
+}
+
+pub(super) fn remove_keyspace(writes: &mut WriteSet<'_>, id: u64) {
+    writes.delete(key(KEYSPACES, id));
+}
+
+pub(super) fn remove_shard(writes: &mut WriteSet<'_>, id: u64) {
+    writes.delete(key(SHARDS, id));
+}
+
 pub(super) fn put_setting(writes: &mut WriteSet<'_>, name: &str, value: String) {
     let mut key = Vec::with_capacity(1 + name.len());
     key.push(SETTINGS);
@@ -59,7 +71,8 @@ pub(super) fn put_setting(writes: &mut WriteSet<'_>, name: &str, value: String) 
 pub(super) fn map(view: &dyn View) -> Result<ShardMap, EngineError> {
     let Some(state) = state(view)? else { return Ok(ShardMap::default()) };
     let cluster_id = ClusterId::from_bytes(&state.cluster_id).ok_or_else(|| corrupt("cluster id"))?;
-    let mut map = ShardMap { cluster_id: Some(cluster_id), version: state.version, ..ShardMap::default() };
+    let (version, next_shard) = (state.version, GroupId(state.next_shard_id));
+    let mut map = ShardMap { cluster_id: Some(cluster_id), version, next_shard, ..ShardMap::default() };
     for node in table::<v1::Node>(view, NODES)? {
         let node = Node::from(node);
         map.nodes.insert(node.id, node);

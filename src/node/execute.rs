@@ -13,7 +13,7 @@ use crate::proto::internal::{
 };
 use crate::proto::v1::{ErrorCode, operation};
 use crate::raft::{Group, ProposeError, ReadError};
-use crate::shard::read;
+use crate::shard::{ShardError, fence, read};
 use crate::storage::engine::{EngineError, View};
 use crate::types::map::Shard;
 use crate::types::{GroupId, NodeId};
@@ -67,7 +67,7 @@ impl Executor {
                 shard_response::Kind::Command(self.propose(group, shard, command, deadline).await?)
             }
             Some(shard_request::Kind::Read(request)) => {
-                shard_response::Kind::Read(self.read(group, shard.id, request, deadline).await?)
+                shard_response::Kind::Read(self.read(group, shard, request, deadline).await?)
             }
             None => return Err(Failure::refused(ErrorCode::InvalidArgument, "an empty request")),
         };
@@ -86,6 +86,10 @@ impl Executor {
         command: &ShardCommand,
         deadline: Instant,
     ) -> Result<CommandResult, Failure> {
+        if command.epoch != shard.epoch.0 {
+            let message = format!("the command is for epoch {} and its request for {}", command.epoch, shard.epoch.0);
+            return Err(Failure::refused(ErrorCode::InvalidArgument, message));
+        }
         if grows(command) {
             self.space.admit(command.encoded_len())?;
         }
@@ -103,12 +107,18 @@ impl Executor {
     async fn read(
         &self,
         group: &Group,
-        id: GroupId,
+        shard: &Shard,
         request: &ShardRead,
         deadline: Instant,
     ) -> Result<ShardReadResult, Failure> {
+        let id = shard.id;
         group.read_index(deadline).await.map_err(|error| read_failure(id, error))?;
         let view = group.view().map_err(|error| self.engine_failure(id, &error))?;
+        match fence::check(&*view, shard.epoch.0) {
+            Ok(()) => {}
+            Err(ShardError::Refused(refusal)) => return Err(refused(id, *refusal)),
+            Err(ShardError::Engine(error)) => return Err(self.engine_failure(id, &error)),
+        }
         let result = match &request.kind {
             Some(shard_read::Kind::Get(_)) => read::execute(&*view, request),
             _ => self.read_on_worker(view, request.clone()).await?,

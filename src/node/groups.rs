@@ -1,6 +1,6 @@
 //! Follows the map: peers' addresses, the cluster id, and the groups that belong on this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +62,7 @@ impl Groups {
         for node in map.nodes.values().filter(|node| node.id != self.node) {
             self.host.set_address(node.id, &node.peer_address);
         }
+        self.remove_forgotten(map).await?;
         for shard in map.shards.values() {
             if let Some(replica) = shard.replica_on(self.node) {
                 self.run(shard, replica.id).await?;
@@ -83,6 +84,33 @@ impl Groups {
         self.router.add_group(shard.id, group.clone());
         self.tasks.spawn(housekeeping::run(shard.id, group.clone(), machine.clone()));
         self.running.lock().insert(shard.id, LocalShard { machine });
+        Ok(())
+    }
+
+    /// Groups that have something here and are shards no longer.
+    fn forgotten(&self, map: &ShardMap) -> BTreeSet<GroupId> {
+        let kept = self.host.local_replicas().into_iter().map(|(group, _)| group);
+        kept.chain(self.running.lock().keys().copied()).filter(|group| map.has_forgotten(*group)).collect()
+    }
+
+    async fn remove_forgotten(&self, map: &ShardMap) -> Result<(), String> {
+        let forgotten = self.forgotten(map);
+        if !forgotten.is_empty() {
+            // After a crash the map must not ask for what is gone.
+            self.host.flush().await.map_err(|error| format!("cannot flush the state engine: {error}"))?;
+        }
+        for id in forgotten {
+            self.remove(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what a dropped shard holds here.
+    async fn remove(&self, id: GroupId) -> Result<(), String> {
+        self.router.remove_group(id);
+        self.running.lock().remove(&id);
+        self.host.remove_group(id).await.map_err(|error| format!("cannot remove shard {}: {error}", id.0))?;
+        tracing::info!(shard = id.0, "shard removed");
         Ok(())
     }
 

@@ -23,8 +23,9 @@ const NAP_MAX: Duration = Duration::from_secs(60);
 pub(super) async fn run(id: GroupId, group: Group, machine: Arc<ShardMachine>) {
     let mut status = group.watch();
     loop {
-        if status.wait_for(|status| status.role == Role::Leader).await.is_err() {
-            return;
+        match status.wait_for(|status| matches!(status.role, Role::Leader | Role::Stopped)).await {
+            Ok(status) if status.role == Role::Leader => {}
+            Ok(_) | Err(_) => return,
         }
         machine.follow_changes();
         if let Err(error) = lead(id, &group, &machine).await {

@@ -112,7 +112,7 @@ impl Kv {
         deadline: Instant,
     ) -> Result<Executed<v1::TransactionResult>, Failure> {
         let kind = Some(shard_command::Kind::Transaction(transaction));
-        let executed = self.command(map, shard, ShardCommand { kind, session }, deadline).await?;
+        let executed = self.command(map, shard, ShardCommand { kind, session, epoch: shard.epoch.0 }, deadline).await?;
         match executed.result.kind {
             Some(command_result::Kind::Transaction(result)) => Ok(Executed { header: executed.header, result }),
             _ => Err(unexpected()),
@@ -226,7 +226,8 @@ impl Kv {
         let map = self.router.map();
         let shard = session_shard(&map, request.target.as_ref())?;
         let kind = Some(shard_command::Kind::OpenSession(OpenSession { ttl_ms }));
-        let executed = self.command(&map, shard, ShardCommand { kind, session: None }, deadline).await?;
+        let executed =
+            self.command(&map, shard, ShardCommand { kind, session: None, epoch: shard.epoch.0 }, deadline).await?;
         match executed.result.kind {
             Some(command_result::Kind::SessionId(session_id)) => {
                 Ok(v1::OpenSessionResponse { header: Some(executed.header), session_id, ttl_ms })
@@ -244,7 +245,8 @@ impl Kv {
         let shard = session_shard(&map, request.target.as_ref())?;
         let entry = close_sessions::Entry { session_id: request.session_id, seen_sequence: 0, any: true };
         let kind = Some(shard_command::Kind::CloseSessions(CloseSessions { sessions: vec![entry] }));
-        let executed = self.command(&map, shard, ShardCommand { kind, session: None }, deadline).await?;
+        let executed =
+            self.command(&map, shard, ShardCommand { kind, session: None, epoch: shard.epoch.0 }, deadline).await?;
         Ok(v1::CloseSessionResponse { header: Some(executed.header) })
     }
 

@@ -21,6 +21,7 @@ mod failure;
 mod founding;
 mod groups;
 mod housekeeping;
+mod keyspaces;
 mod kv;
 mod route;
 mod router;

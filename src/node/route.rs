@@ -7,13 +7,10 @@ use bytes::Bytes;
 use crate::proto::v1::operation::Kind;
 use crate::proto::v1::{ErrorCode, Operation, Target, Transaction};
 use crate::types::key::UNBOUNDED;
-use crate::types::map::{Keyspace, Shard, ShardMap};
+use crate::types::map::{DEFAULT_KEYSPACE, Keyspace, Shard, ShardMap};
 use crate::types::{GroupId, Span};
 
 use super::Failure;
-
-/// Name of the keyspace that requests mean when they name none.
-const DEFAULT_KEYSPACE: &str = "default";
 
 /// Keys from `start` on; no end means no upper bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,7 +57,12 @@ pub(super) fn keyspace<'m>(map: &'m ShardMap, target: Option<&Target>) -> Result
         return Err(Failure::retry(ErrorCode::Unavailable, message));
     }
     map.keyspace(name).ok_or_else(|| {
-        let known: Vec<_> = map.keyspaces.values().map(|keyspace| keyspace.name.as_str()).collect();
+        let known: Vec<_> = map
+            .keyspaces
+            .values()
+            .filter(|keyspace| !keyspace.dropping)
+            .map(|keyspace| keyspace.name.as_str())
+            .collect();
         let message = format!("keyspace `{name}` does not exist; there are: {}", known.join(", "));
         Failure::refused(ErrorCode::KeyspaceNotFound, message)
     })
@@ -166,6 +168,7 @@ mod tests {
             sharding,
             replication_factor: 3,
             history_revisions: 0,
+            dropping: false,
         };
         let shard = |id, keyspace, span| Shard {
             id: GroupId(id),
@@ -186,6 +189,7 @@ mod tests {
             shards: [shard(2, 1, Span::all()), shard(3, 2, low), shard(4, 2, high)]
                 .map(|shard| (shard.id, shard))
                 .into(),
+            next_shard: GroupId(5),
         }
     }
 

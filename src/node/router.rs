@@ -69,6 +69,12 @@ impl Router {
         self.groups.lock().insert(id, group);
     }
 
+    /// A group runs here no longer.
+    pub(super) fn remove_group(&self, id: GroupId) {
+        self.groups.lock().remove(&id);
+        self.hints.lock().remove(&id);
+    }
+
     /// The groups that run here, by id.
     pub(super) fn groups(&self) -> BTreeMap<GroupId, Group> {
         self.groups.lock().clone()

@@ -12,7 +12,7 @@ use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
 use super::service::{Readiness, Service};
-use super::{Failure, Node};
+use super::{Failure, Node, keyspaces};
 
 /// Keyspace name under which the metadata group is listed.
 const META_NAME: &str = "(metadata)";
@@ -68,6 +68,22 @@ impl Service for Node {
         deadline: Instant,
     ) -> Result<v1::MoveLeaderResponse, Failure> {
         self.inner.router.move_leader(GroupId(request.shard_id), NodeId(request.to_node_id), deadline).await
+    }
+
+    async fn create_keyspace(
+        &self,
+        request: v1::CreateKeyspaceRequest,
+        deadline: Instant,
+    ) -> Result<v1::CreateKeyspaceResponse, Failure> {
+        keyspaces::create(&self.inner.router, request, deadline).await
+    }
+
+    async fn drop_keyspace(
+        &self,
+        request: v1::DropKeyspaceRequest,
+        deadline: Instant,
+    ) -> Result<v1::DropKeyspaceResponse, Failure> {
+        keyspaces::drop(&self.inner.router, request, deadline).await
     }
 
     fn members(&self) -> v1::MembersResponse {

@@ -25,6 +25,7 @@ use super::NodeConfig;
 use super::execute::Executor;
 use super::founding::{self, Founders};
 use super::groups::Groups;
+use super::keyspaces;
 use super::kv::Kv;
 use super::router::Router;
 use super::space::SpaceGuard;
@@ -252,6 +253,7 @@ impl Node {
             inner.space.clone().watch(env.disk.clone(), inner.config.data_dir.clone(), env.workers.start("space"));
         tasks.spawn(watch_space);
         tasks.spawn(founding::lead_meta(founders.clone(), inner.meta.clone(), inner.router.clone()));
+        tasks.spawn(keyspaces::take_apart(inner.meta.clone(), inner.router.clone()));
         tasks.spawn(founding::register(inner.config.clone(), inner.id, inner.router.clone()));
         let meta_log = inner.log.group(GroupId::META).state();
         let empty = meta_log.last.is_none() && meta_log.purged.is_none();

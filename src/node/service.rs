@@ -62,6 +62,10 @@ pub trait Service: Send + Sync + 'static {
         close_session: CloseSessionRequest -> CloseSessionResponse;
         /// Hands over the leadership of a shard.
         move_leader: MoveLeaderRequest -> MoveLeaderResponse;
+        /// Makes a keyspace.
+        create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
+        /// Ends the service of a keyspace, and takes it away.
+        drop_keyspace: DropKeyspaceRequest -> DropKeyspaceResponse;
     }
 
     /// The nodes of the cluster.

@@ -48,6 +48,7 @@ impl From<&Keyspace> for v1::Keyspace {
             sharding: Some(v1::Sharding { kind: Some(kind) }),
             replication_factor: keyspace.replication_factor,
             history_revisions: keyspace.history_revisions,
+            dropping: keyspace.dropping,
         }
     }
 }
@@ -69,6 +70,7 @@ impl TryFrom<v1::Keyspace> for Keyspace {
             sharding,
             replication_factor: keyspace.replication_factor,
             history_revisions: keyspace.history_revisions,
+            dropping: keyspace.dropping,
         })
     }
 }
@@ -151,6 +153,7 @@ impl From<&ShardMap> for v1::MapResponse {
             keyspaces: map.keyspaces.values().map(Into::into).collect(),
             shards: map.shards.values().map(Into::into).collect(),
             leaders: Vec::new(),
+            next_shard_id: map.next_shard.0,
         }
     }
 }
@@ -172,6 +175,7 @@ impl TryFrom<v1::MapResponse> for ShardMap {
             nodes,
             keyspaces: keyspaces.map(|item| item.map(|item| (item.id, item))).collect::<Result<_, _>>()?,
             shards: shards.map(|item| item.map(|item| (item.id, item))).collect::<Result<_, _>>()?,
+            next_shard: GroupId(map.next_shard_id),
         })
     }
 }
@@ -198,6 +202,7 @@ mod tests {
             sharding,
             replication_factor: 3,
             history_revisions: 7,
+            dropping: id == 3,
         };
         let shard = |id, span| Shard {
             id: GroupId(id),
@@ -217,6 +222,7 @@ mod tests {
             shards: [(2, Span::all()), (3, Span::Slots { first: 5, last: 9 }), (4, keys)]
                 .map(|(id, span)| (GroupId(id), shard(id, span)))
                 .into(),
+            next_shard: GroupId(9),
         }
     }
 

@@ -334,6 +334,15 @@ impl Host {
         core.stop().await;
     }
 
+    /// Makes durable what all groups have applied.
+    ///
+    /// # Errors
+    /// When the device refuses; the process must then end.
+    pub async fn flush(&self) -> Result<(), GroupError> {
+        let engine = self.inner.catalog.engine().clone();
+        Ok(self.inner.flush.run(move || engine.flush()).await.map_err(GroupError::from)??)
+    }
+
     /// Stops the local replica of a group and drops its log and state.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ pub fn command(command: &ShardCommand, limits: &WriteLimits) -> Verdict {
         Some(CommandKind::Compact(compact)) if compact.revision == 0 || compact.step_max == 0 => {
             Err(invalid("a compaction needs a revision and a step of at least one event: set both"))
         }
-        Some(CommandKind::Compact(_)) => Ok(()),
+        Some(CommandKind::Compact(_) | CommandKind::Fence(_)) => Ok(()),
         None => Err(invalid("the command has no kind: set one")),
     }
 }

@@ -135,7 +135,7 @@ fn stamps_lie_within_the_window() {
 
 #[test]
 fn other_commands_are_checked_too() {
-    let none = ShardCommand { kind: None, session: None };
+    let none = ShardCommand { kind: None, session: None, epoch: 1 };
     is_invalid(command(&none, &LIMITS), "no kind");
     let open = testing::command(Kind::OpenSession(OpenSession::default()));
     is_invalid(command(&stamped(open, 1, 1, 1), &LIMITS), "stamp");

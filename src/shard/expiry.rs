@@ -111,7 +111,7 @@ impl Expiry {
         if !sessions.is_empty() {
             due.push(Kind::CloseSessions(CloseSessions { sessions }));
         }
-        due.into_iter().map(|kind| ShardCommand { kind: Some(kind), session: None }).collect()
+        due.into_iter().map(|kind| ShardCommand { kind: Some(kind), ..ShardCommand::default() }).collect()
     }
 
     /// When something is due next; `None` while there is nothing to wait for but changes.

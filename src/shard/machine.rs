@@ -13,7 +13,7 @@ use super::error::{ShardError, invalid, refused};
 use super::mutation::Scratch;
 use super::sessions::{self, Admission};
 use super::table::{encode, meta};
-use super::{check, compaction, leases, txn};
+use super::{check, compaction, fence, leases, txn};
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::{CommandResult, Done, ShardCommand};
@@ -119,11 +119,16 @@ impl Apply for ShardMachine {
 /// Executes a command and encodes its answer.
 fn execute(state: &mut WriteSet<'_>, scratch: &mut Scratch, command: &ShardCommand) -> Result<Bytes, ShardError> {
     let kind = match (&command.kind, &command.session) {
-        (Some(Kind::Transaction(transaction)), Some(stamp)) => return once(state, scratch, stamp, transaction),
+        (Some(Kind::Transaction(transaction)), Some(stamp)) => {
+            return once(state, scratch, stamp, command.epoch, transaction);
+        }
         (_, Some(_)) => return Err(invalid("only a transaction may carry a session stamp: leave it out").into()),
         (None, None) => return Err(refused(ErrorCode::Internal, "the command in the log has no known kind").into()),
         (Some(kind), None) => kind,
     };
+    if !matches!(kind, Kind::Fence(_)) {
+        fence::check(state, command.epoch)?;
+    }
     let mut more = false;
     match kind {
         Kind::Transaction(transaction) => {
@@ -136,6 +141,7 @@ fn execute(state: &mut WriteSet<'_>, scratch: &mut Scratch, command: &ShardComma
         Kind::CheckpointLeases(checkpoint) => leases::checkpoint(state, checkpoint)?,
         Kind::ExpireLeases(expire) => leases::expire(state, scratch, expire)?,
         Kind::Compact(compact) => more = compaction::compact(state, compact)?,
+        Kind::Fence(raised) => fence::raise(state, raised)?,
     }
     Ok(answered(ResultKind::Done(Done { revision: meta::revision(state)?, more })))
 }
@@ -146,6 +152,7 @@ fn once(
     state: &mut WriteSet<'_>,
     scratch: &mut Scratch,
     stamp: &SessionStamp,
+    epoch: u64,
     transaction: &Transaction,
 ) -> Result<Bytes, ShardError> {
     check::stamp(stamp)?;
@@ -153,6 +160,8 @@ fn once(
         Admission::Fresh(session) => session,
         Admission::Replay(answer) => return Ok(answer),
     };
+    // Not remembered: every copy bears this epoch and meets the same fence.
+    fence::check(state, epoch)?;
     let (answer, remembered) = match txn::execute(state, scratch, transaction) {
         Ok(result) => {
             let bare = (result.encoded_len() > SESSION_RESULT_BYTES_MAX).then(|| txn::without_records(&result));

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`machine`] | applies commands: the way in |
 //! | `txn`, `mutation` | compares and operations; what changing one key writes |
-//! | `sessions`, `leases`, `compaction` | the other commands |
+//! | `sessions`, `leases`, `compaction`, [`fence`] | the other commands |
 //! | `blocks` | counts of live keys, so that counting needs no walk |
 //! | [`read`] | get, scan and count at a revision |
 //! | [`check`] | what is refused before it is proposed |
@@ -24,6 +24,7 @@ mod compaction;
 pub mod digest;
 mod error;
 pub mod expiry;
+pub mod fence;
 mod interval;
 mod leases;
 pub mod machine;

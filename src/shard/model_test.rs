@@ -78,7 +78,7 @@ impl Model {
                 }
                 self.done()
             }
-            (Kind::CheckpointLeases(_), _) => self.done(),
+            (Kind::CheckpointLeases(_) | Kind::Fence(_), _) => self.done(),
             (Kind::ExpireLeases(expire), _) => {
                 let held = |key: &&Bytes| {
                     let lease = self.at(key, u64::MAX).map_or(0, |record| record.lease);
@@ -282,7 +282,7 @@ fn a_command() -> impl Strategy<Value = ShardCommand> {
     let stamped = (a_transaction(), 1u64..4, 1u64..12, 0u64..8).prop_map(|(txn, session_id, sequence, behind)| {
         let lowest_unacknowledged = sequence.saturating_sub(behind).max(1);
         let stamp = SessionStamp { session_id, sequence, lowest_unacknowledged };
-        ShardCommand { kind: Some(Kind::Transaction(txn)), session: Some(stamp) }
+        ShardCommand { kind: Some(Kind::Transaction(txn)), session: Some(stamp), epoch: 1 }
     });
     let close = (1u64..4, 0u64..12, any::<bool>()).prop_map(|(session_id, seen_sequence, any)| {
         let entry = close_sessions::Entry { session_id, seen_sequence, any };

@@ -125,7 +125,7 @@ impl Shard {
 }
 
 pub(crate) fn command(kind: Kind) -> ShardCommand {
-    ShardCommand { kind: Some(kind), session: None }
+    ShardCommand { kind: Some(kind), session: None, epoch: 1 }
 }
 
 pub(crate) fn txn(success: Vec<Operation>) -> ShardCommand {

@@ -53,6 +53,16 @@ pub const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// Voters of the metadata group.
 pub const META_VOTERS_MAX: usize = 5;
+/// Keyspaces of a cluster.
+pub const KEYSPACES_MAX: usize = 1_024;
+/// Longest name of a keyspace, in bytes.
+pub const KEYSPACE_NAME_BYTES_MAX: usize = 64;
+/// Shards of one keyspace.
+pub const KEYSPACE_SHARDS_MAX: usize = 1_024;
+/// Shards of a cluster.
+pub const SHARDS_MAX: usize = 4_096;
+/// Split keys of a new range keyspace, in bytes together.
+pub const SPLIT_KEYS_BYTES_MAX: usize = 256 * 1024;
 /// Members named by `--cluster`.
 pub const FOUNDING_NODES_MAX: usize = 64;
 /// Replication factor of the keyspace `default`.

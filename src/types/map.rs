@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 use super::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, ReplicaId, Span};
 
+/// The keyspace that requests mean when they name none. Every cluster has it.
+pub const DEFAULT_KEYSPACE: &str = "default";
+
 /// A member of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
@@ -47,6 +50,8 @@ pub struct Keyspace {
     pub replication_factor: u32,
     /// Revisions of history kept; 0 keeps all until compacted.
     pub history_revisions: u64,
+    /// It serves nothing any more: its shards are being taken apart.
+    pub dropping: bool,
 }
 
 /// One replica of a shard.
@@ -97,12 +102,19 @@ pub struct ShardMap {
     pub keyspaces: BTreeMap<KeyspaceId, Keyspace>,
     /// By id; the metadata group is not among them.
     pub shards: BTreeMap<GroupId, Shard>,
+    /// The id that the next shard gets: one below it that is not in the map is gone for good.
+    pub next_shard: GroupId,
 }
 
 impl ShardMap {
-    /// The keyspace of that name.
+    /// The keyspace of that name, unless it is being dropped.
     pub fn keyspace(&self, name: &str) -> Option<&Keyspace> {
-        self.keyspaces.values().find(|keyspace| keyspace.name == name)
+        self.keyspaces.values().find(|keyspace| keyspace.name == name && !keyspace.dropping)
+    }
+
+    /// Whether a group was a shard once and is none any more.
+    pub fn has_forgotten(&self, group: GroupId) -> bool {
+        group != GroupId::META && group < self.next_shard && !self.shards.contains_key(&group)
     }
 
     /// Shards of a keyspace, by id.

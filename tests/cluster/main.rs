@@ -14,6 +14,7 @@ mod chaos;
 mod damage;
 mod dev;
 mod harness;
+mod keyspaces;
 mod main_job;
 mod recovery;
 mod writers;

@@ -399,4 +399,18 @@ impl Admin for Node {
         state.term += 1;
         Ok(Response::new(MoveLeaderResponse { leader_node_id: state.leader as u64, term: state.term }))
     }
+
+    async fn create_keyspace(
+        &self,
+        _: Request<v1::CreateKeyspaceRequest>,
+    ) -> Result<Response<v1::CreateKeyspaceResponse>, Status> {
+        Err(Status::unimplemented("the fake has the keyspaces it has"))
+    }
+
+    async fn drop_keyspace(
+        &self,
+        _: Request<v1::DropKeyspaceRequest>,
+    ) -> Result<Response<v1::DropKeyspaceResponse>, Status> {
+        Err(Status::unimplemented("the fake has the keyspaces it has"))
+    }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Field {
     Compacted = 5,
     /// The next event that compaction looks at: revision, then four bytes of `sub`.
     CompactionCursor = 6,
+    /// The epoch below which nothing is served; absent means 0.
+    Fenced = 7,
 }
 
 /// The revision of an empty shard, as etcd's.
@@ -46,6 +48,10 @@ pub(crate) fn revision(view: &dyn View) -> Result<u64, EngineError> {
 
 pub(crate) fn compacted(view: &dyn View) -> Result<u64, EngineError> {
     number(view, Field::Compacted, 0)
+}
+
+pub(crate) fn fenced(view: &dyn View) -> Result<u64, EngineError> {
+    number(view, Field::Fenced, 0)
 }
 
 pub(crate) fn sessions(view: &dyn View) -> Result<u64, EngineError> {

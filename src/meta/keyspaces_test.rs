@@ -1,0 +1,219 @@
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::super::machine::MetaMachine;
+use super::*;
+use crate::proto::internal::meta_command::{Bootstrap, Kind};
+use crate::proto::internal::{MetaCommand, MetaResult};
+use crate::proto::v1::sharding::{Hash, Range, Single};
+use crate::raft::apply::{Apply, LogPosition};
+use crate::storage::engine::{Direction, KeyRange, PairResult, StoreId, View};
+use crate::types::{GroupId, Span};
+
+#[derive(Default, Clone)]
+struct Store(BTreeMap<Bytes, Bytes>);
+
+impl View for Store {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn scan<'a>(&'a self, range: KeyRange<'_>, _: Direction) -> Box<dyn Iterator<Item = PairResult> + 'a> {
+        Box::new(self.0.range::<[u8], _>(range).map(|(key, value)| Ok((key.clone(), value.clone()))))
+    }
+}
+
+struct Meta {
+    machine: MetaMachine,
+    store: Store,
+}
+
+impl Meta {
+    /// A founded cluster of so many nodes.
+    fn new(nodes: u64) -> Self {
+        let mut meta = Self { machine: MetaMachine::new(), store: Store::default() };
+        let node = |id| v1::Node { id, name: format!("n{id}"), ..Default::default() };
+        let bootstrap =
+            Bootstrap { cluster_id: vec![7; 16].into(), nodes: (1..=nodes).map(node).collect(), replication_factor: 3 };
+        assert!(meta.command(Kind::Bootstrap(bootstrap)).is_ok());
+        meta
+    }
+
+    fn command(&mut self, kind: Kind) -> Result<u64, ErrorCode> {
+        let command = MetaCommand { kind: Some(kind) }.encode_to_vec().into();
+        let at = LogPosition { term: 1, index: 1 };
+        let before = self.store.clone();
+        let mut writes = WriteSet::new(&before);
+        let answer = self.machine.apply(&mut writes, at, &command).unwrap();
+        for (_, key, value) in writes.into_batch(StoreId(1)).writes {
+            match value {
+                Some(value) => self.store.0.insert(key, value),
+                None => self.store.0.remove(&key),
+            };
+        }
+        match MetaResult::decode(answer).unwrap().kind.unwrap() {
+            meta_result::Kind::Version(version) => Ok(version),
+            meta_result::Kind::Refusal(refusal) => {
+                assert_eq!(self.store.0, before.0, "a refusal changes nothing: {}", refusal.message);
+                Err(refusal.detail.unwrap().code())
+            }
+        }
+    }
+
+    fn create(&mut self, request: CreateKeyspaceRequest) -> Result<u64, ErrorCode> {
+        let command = place(&self.map(), request);
+        self.command(Kind::CreateKeyspace(command))
+    }
+
+    fn drop(&mut self, name: &str) -> Result<u64, ErrorCode> {
+        self.command(Kind::DropKeyspace(DropKeyspace { name: name.into(), keyspace_id: 0 }))
+    }
+
+    fn forget(&mut self, shard_ids: Vec<u64>) -> Result<u64, ErrorCode> {
+        self.command(Kind::ForgetShards(ForgetShards { shard_ids }))
+    }
+
+    fn map(&self) -> ShardMap {
+        tables::map(&self.store).unwrap()
+    }
+}
+
+fn request(name: &str, kind: Sharding, splits: &[&str]) -> CreateKeyspaceRequest {
+    CreateKeyspaceRequest {
+        name: name.into(),
+        sharding: Some(v1::Sharding { kind: Some(kind) }),
+        split_keys: splits.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
+        ..Default::default()
+    }
+}
+
+fn hash(name: &str, shards: u32) -> CreateKeyspaceRequest {
+    request(name, Sharding::Hash(Hash { shards }), &[])
+}
+
+fn range(name: &str, splits: &[&str]) -> CreateKeyspaceRequest {
+    request(name, Sharding::Range(Range {}), splits)
+}
+
+#[test]
+fn keyspaces_are_made_with_all_their_shards() {
+    let mut meta = Meta::new(5);
+    assert_eq!(meta.create(hash("events", 16)), Ok(2));
+    assert_eq!(meta.create(range("users", &["g", "n"])), Ok(3));
+    assert_eq!(meta.create(CreateKeyspaceRequest { name: "plain".into(), ..Default::default() }), Ok(4));
+    let map = meta.map();
+    let shards = |name: &str| map.shards_of(map.keyspace(name).unwrap().id).cloned().collect::<Vec<_>>();
+    assert_eq!(shards("events").len(), 16);
+    let spans: Vec<_> = shards("users").into_iter().map(|shard| shard.span.to_string()).collect();
+    assert_eq!(spans, ["[, g)", "[g, n)", "[n, ∞)"]);
+    assert_eq!(shards("plain")[0].span, Span::all());
+    assert_eq!(map.next_shard, GroupId(2 + 1 + 16 + 3 + 1));
+    let mut replicas: Vec<_> =
+        map.shards.values().flat_map(|shard| &shard.replicas).map(|replica| replica.id).collect();
+    let count = replicas.len();
+    assert_eq!(count, 21 * 3);
+    replicas.sort_unstable();
+    replicas.dedup();
+    assert_eq!(replicas.len(), count, "ids of replicas are never reused");
+    assert!(map.shards.values().all(|shard| shard.replicas.is_sorted_by_key(|replica| replica.id)));
+}
+
+#[test]
+fn a_dropped_keyspace_goes_with_its_last_shard() {
+    let mut meta = Meta::new(3);
+    meta.create(hash("events", 3)).unwrap();
+    let ids: Vec<u64> = meta.map().shards.keys().map(|id| id.0).skip(1).collect();
+    assert_eq!(meta.forget(ids.clone()), Err(ErrorCode::InvalidArgument), "it serves");
+    assert_eq!(meta.drop("events"), Ok(3));
+    assert_eq!(meta.drop("events"), Ok(3), "again");
+    assert!(meta.map().keyspace("events").is_none());
+    assert_eq!(meta.create(hash("events", 3)), Err(ErrorCode::AlreadyExists));
+    assert_eq!(meta.forget(ids[..2].to_vec()), Ok(4));
+    assert_eq!(meta.forget(ids[..2].to_vec()), Ok(4), "by another leader, again");
+    assert!(meta.map().has_forgotten(GroupId(ids[0])) && !meta.map().has_forgotten(GroupId(ids[2])));
+    assert_eq!(meta.forget(ids[2..].to_vec()), Ok(5));
+    assert_eq!(meta.map().keyspaces.len(), 1);
+    assert_eq!(meta.drop("events"), Err(ErrorCode::KeyspaceNotFound));
+    assert_eq!(meta.create(hash("events", 3)), Ok(6));
+    let late = DropKeyspace { name: "events".into(), keyspace_id: 2 };
+    assert_eq!(meta.command(Kind::DropKeyspace(late)), Err(ErrorCode::KeyspaceNotFound), "that one is gone");
+    assert!(meta.map().shards.keys().skip(1).all(|id| id.0 > ids[2]), "ids of shards are never reused");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let mut meta = Meta::new(3);
+    let long = "x".repeat(KEYSPACE_NAME_BYTES_MAX + 1);
+    for name in ["", "A", "-a", "a b", "ä", "a/b", "(metadata)", &long] {
+        assert_eq!(meta.create(hash(name, 1)), Err(ErrorCode::InvalidArgument), "{name:?}");
+    }
+    assert_eq!(meta.create(hash("default", 1)), Err(ErrorCode::AlreadyExists));
+    assert_eq!(meta.create(hash("h", 0)), Err(ErrorCode::InvalidArgument));
+    assert_eq!(meta.create(hash("h", 1_025)), Err(ErrorCode::LimitExceeded));
+    assert_eq!(meta.create(range("r", &["b", "a"])), Err(ErrorCode::InvalidArgument));
+    assert_eq!(meta.create(range("r", &["a", "a"])), Err(ErrorCode::InvalidArgument));
+    assert_eq!(meta.create(range("r", &["", "a"])), Err(ErrorCode::InvalidArgument));
+    let long = "k".repeat(KEY_BYTES_MAX + 1);
+    assert_eq!(meta.create(range("r", &[&long])), Err(ErrorCode::LimitExceeded));
+    let many: Vec<_> = (0..KEYSPACE_SHARDS_MAX).map(|n| format!("{n:04}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert_eq!(meta.create(range("r", &many)), Err(ErrorCode::LimitExceeded));
+    assert_eq!(meta.create(range("r", &many[1..])), Ok(2));
+    assert_eq!(meta.create(request("s", Sharding::Single(Single {}), &["a"])), Err(ErrorCode::InvalidArgument));
+    let factor = |replication_factor| CreateKeyspaceRequest { replication_factor, ..hash("f", 1) };
+    assert_eq!(meta.create(factor(4)), Err(ErrorCode::InvalidArgument));
+    assert_eq!(meta.create(factor(2)), Ok(3));
+    assert_eq!(Meta::new(12).create(factor(10)), Err(ErrorCode::LimitExceeded));
+    assert_eq!(meta.drop("default"), Err(ErrorCode::InvalidArgument));
+    assert_eq!(meta.drop("none"), Err(ErrorCode::KeyspaceNotFound));
+}
+
+#[test]
+fn a_placement_that_the_members_no_longer_fit_is_refused() {
+    let mut meta = Meta::new(4);
+    let place_with = |change: &dyn Fn(&mut Vec<u64>)| {
+        let mut command = place(&meta.map(), hash("h", 2));
+        change(&mut command.placements[1].node_ids);
+        Kind::CreateKeyspace(command)
+    };
+    let wrong = [
+        place_with(&|nodes| nodes[0] = 9),
+        place_with(&|nodes| nodes[0] = nodes[1]),
+        place_with(&|nodes| _ = nodes.pop()),
+        place_with(&|nodes| nodes.push(4)),
+    ];
+    let right = place_with(&|_| {});
+    for command in wrong {
+        assert_eq!(meta.command(command), Err(ErrorCode::Unavailable));
+    }
+    assert_eq!(meta.command(right), Ok(2));
+}
+
+#[test]
+fn there_is_a_most_of_shards_and_of_keyspaces() {
+    let mut meta = Meta::new(1);
+    for n in 0..3 {
+        meta.create(hash(&format!("h{n}"), 1_024)).unwrap();
+    }
+    assert_eq!(meta.create(hash("more", 1_024)), Err(ErrorCode::LimitExceeded));
+    assert!(meta.create(hash("more", 1_023)).is_ok());
+    assert_eq!(meta.create(hash("one", 1)), Err(ErrorCode::LimitExceeded));
+}
+
+proptest! {
+    #[test]
+    fn spans_tile_the_hash_space(shards in 1u32..=1_024) {
+        let spans = slots(shards).unwrap();
+        let mut next = Some(0u64);
+        for span in &spans {
+            let v1::span::Kind::Slots(slots) = span else { panic!("no slots") };
+            prop_assert_eq!(Some(slots.first), next);
+            prop_assert!(slots.first <= slots.last);
+            next = slots.last.checked_add(1);
+        }
+        prop_assert_eq!(next, None);
+    }
+}
