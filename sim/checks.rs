@@ -26,6 +26,7 @@ mod random_test;
 mod invariant {
     mod commit_on_a_quorum;
     mod election_safety;
+    mod enough_voters;
     mod leader_completeness;
     mod log_matching;
     mod metadata;
@@ -38,6 +39,8 @@ mod invariant {
     mod commit_on_a_quorum_test;
     #[cfg(test)]
     mod election_safety_test;
+    #[cfg(test)]
+    mod enough_voters_test;
     #[cfg(test)]
     mod leader_completeness_test;
     #[cfg(test)]

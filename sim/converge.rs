@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use quorate::raft::Group;
 use quorate::shard::digest::digest;
-use quorate::types::GroupId;
+use quorate::types::map::{Shard, ShardMap, Standing};
+use quorate::types::{GroupId, NodeId};
 
 use crate::world::World;
 
@@ -83,16 +84,33 @@ fn placed(world: &World, groups: &Replicas) -> Result<(), String> {
         if let Some(keyspace) = map.keyspaces.values().find(|keyspace| keyspace.dropping) {
             return Err(format!("on {name} keyspace {} is not gone yet", keyspace.name));
         }
+        if let Some(operation) = map.operations.values().next() {
+            return Err(format!("on {name} {operation:?} still runs"));
+        }
+        if let Some(node) = map.nodes.values().find(|node| node.standing == Standing::Leaving) {
+            return Err(format!("on {name} {} is not gone yet", node.name));
+        }
+        let is_whole = |shard: &&Shard| {
+            shard.replicas.len() >= map.replicas_wanted(shard.keyspace)
+                && shard.replicas.iter().all(|replica| replica.voter)
+        };
+        if let Some(shard) = map.shards.values().find(|shard| !is_whole(shard)) {
+            return Err(format!("on {name} {} has {:?}", shard.id, shard.replicas));
+        }
         let runs = |id: &GroupId| groups.get(id).is_some_and(|replicas| replicas.iter().any(|(home, _)| *home == name));
         let wanted = map.shards.values().filter(|shard| shard.replica_on(node.id()).is_some());
         if let Some(missing) = wanted.map(|shard| shard.id).find(|id| !runs(id)) {
             return Err(format!("{missing} does not run on {name}"));
         }
-        if let Some(left) = groups.keys().find(|id| runs(id) && map.has_forgotten(**id)) {
+        if let Some(left) = groups.keys().find(|id| runs(id) && runs_what_is_gone(node.id(), &map, **id)) {
             return Err(format!("{left} still runs on {name}"));
         }
     }
     Ok(())
+}
+
+fn runs_what_is_gone(node: NodeId, map: &ShardMap, id: GroupId) -> bool {
+    map.has_forgotten(id) || map.shards.get(&id).is_some_and(|shard| shard.replica_on(node).is_none())
 }
 
 /// Why replicas do not agree.

@@ -13,6 +13,8 @@ pub(crate) struct Topology {
     pub(crate) nodes: Vec<String>,
     /// A minority whose disks may lose what they promised to keep.
     pub(crate) frail: Vec<String>,
+    /// Machines that may join later.
+    pub(crate) spares: Vec<String>,
     /// Of a message on a healthy link, shortest and longest.
     pub(crate) latency: (Duration, Duration),
     pub(crate) log_segment_bytes: u64,
@@ -74,10 +76,14 @@ impl Plan {
     /// The plan of `seed`.
     pub(crate) fn draw(seed: u64) -> Self {
         let chance = Chance::new(seed, "plan");
-        let topology = Topology::draw(&chance);
+        let mut topology = Topology::draw(&chance);
         let faults_until =
             if chance.percent(2) { chance.millis(60_000, 180_000) } else { chance.millis(22_000, 32_000) };
         let workloads = draw_workloads(&chance);
+        if workloads.contains(&"keyspaces") && topology.nodes.len() > 3 {
+            // Their replicas move when some are dropped.
+            topology.frail.clear();
+        }
         let think_ms = *chance.pick(&[80, 250, 600, 1_500]);
         let faults = draw_faults(seed, &chance, faults_until);
         Self { seed, topology, workloads, faults, faults_until, think_ms, operations_max: u64::MAX }
@@ -106,9 +112,10 @@ impl Plan {
     /// One line a fault, with the numbers that [`Less::faults`] means.
     pub(crate) fn describe(&self) -> Vec<String> {
         let shape = format!(
-            "{} nodes, frail {:?}, latency {:?}, segments of {} bytes, {} entries kept, snapshots in {} bytes, thinking {} ms",
+            "{} nodes, frail {:?}, spare {:?}, latency {:?}, segments of {} bytes, {} entries kept, snapshots in {} bytes, thinking {} ms",
             self.topology.nodes.len(),
             self.topology.frail,
+            self.topology.spares,
             self.topology.latency,
             self.topology.log_segment_bytes,
             self.topology.log_entries_kept,
@@ -128,13 +135,17 @@ impl Topology {
     fn draw(chance: &Chance) -> Self {
         let count = *chance.pick(&[3, 3, 3, 3, 3, 5, 5, 4, 7]);
         let nodes: Vec<_> = (1..=count).map(|number| format!("n{number}")).collect();
-        let frail = chance.sample(&nodes, (count - 1) / 2);
+        // Whose disk forgets while replicas move could be a majority before anybody knows.
+        let changes = chance.percent(35);
+        let frail = if changes { Vec::new() } else { chance.sample(&nodes, (count - 1) / 2) };
+        let spares = if changes { chance.between(1, 3) } else { 0 };
+        let spares = (1..=spares).map(|number| format!("s{number}")).collect();
         let slowest = *chance.pick(&[2, 5, 5, 20, 50]);
         let latency = (Duration::from_micros(200), Duration::from_millis(slowest));
         let log_segment_bytes = *chance.pick(&[128 << 10, 256 << 10, 1 << 20]);
         let log_entries_kept = *chance.pick(&[64, 64, 100, 200, 8_192]);
         let snapshot_chunk_bytes = *chance.pick(&[256, 1 << 10, 256 << 10]);
-        Self { nodes, frail, latency, log_segment_bytes, log_entries_kept, snapshot_chunk_bytes }
+        Self { nodes, frail, spares, latency, log_segment_bytes, log_entries_kept, snapshot_chunk_bytes }
     }
 }
 

@@ -126,6 +126,7 @@ impl<'a> Run<'a> {
         Setup {
             seen: self.seen.clone(),
             endpoints: self.world.endpoints(),
+            is_static: self.plan.topology.spares.is_empty(),
             until: self.plan.faults_until,
             operations_max: self.plan.operations_max,
             think_ms: self.plan.think_ms,

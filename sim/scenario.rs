@@ -79,6 +79,133 @@ pub(crate) const ALL: &[Scenario] = &[
             ..calm(300_558)
         },
     },
+    Scenario {
+        name: "write-to-a-dropped-keyspace",
+        about: "A keyspace was called dropped as soon as the map said so: a node whose map was old acknowledged a \
+            write in it afterwards.",
+        plan: || Plan {
+            topology: Topology {
+                nodes: (1..=7).map(|number| format!("n{number}")).collect(),
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned()],
+                log_entries_kept: 100,
+                snapshot_chunk_bytes: 256,
+                ..three_nodes()
+            },
+            workloads: vec![
+                "register",
+                "sets of unique adds",
+                "counters by session",
+                "bank transfers",
+                "keys with a time to live",
+                "metadata",
+                "keyspaces",
+            ],
+            faults_until: Duration::from_secs(12),
+            think_ms: 80,
+            ..calm(510_006)
+        },
+    },
+    Scenario {
+        name: "answer-to-join-lost",
+        about: "A member lost the answer to its request that a new node be taken in, and said so: the new node took \
+            that for a refusal and ended, where it had only to ask again.",
+        plan: || Plan {
+            topology: Topology {
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned(), "s2".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(2)),
+                log_segment_bytes: 256 << 10,
+                log_entries_kept: 100,
+                snapshot_chunk_bytes: 256,
+                ..three_nodes()
+            },
+            workloads: vec![
+                "sets of unique adds",
+                "scans under a pinned revision",
+                "keys with a time to live",
+                "metadata",
+            ],
+            faults: vec![
+                fault("router with an old map", 4_160, 9_893, 0x0875_0f16_ca94_6638),
+                fault("old disk", 6_366, 8_615, 0xd7e5_0d1e_f03b_1555),
+                fault("join", 6_585, 10_586, 0xe05b_8a6a_3fbb_9658),
+            ],
+            think_ms: 1_500,
+            ..calm(510_201)
+        },
+    },
+    Scenario {
+        name: "replica-that-never-heard-of-its-end",
+        about: "A replica lost its vote and its node did not hear of it, leading the metadata group: it waited for \
+            its own replica to know the leader, for ever, and a dropped keyspace never went.",
+        plan: || Plan {
+            topology: Topology {
+                nodes: (1..=5).map(|number| format!("n{number}")).collect(),
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned(), "s2".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(50)),
+                log_entries_kept: 64,
+                ..three_nodes()
+            },
+            workloads: vec![
+                "register",
+                "counters by session",
+                "bank transfers",
+                "scans under a pinned revision",
+                "keys with a time to live",
+                "metadata",
+                "keyspaces",
+            ],
+            faults: vec![
+                fault("operate", 642, 1_799, 0xa34d_f5e1_5a8a_6280),
+                fault("full disk", 4_879, 6_199, 0xfae7_0df7_ae02_d0f2),
+                fault("graceful restart", 5_693, 8_255, 0xed4e_a622_afd1_b7fd),
+                fault("half-open connections", 13_137, 18_173, 0x378c_a529_38d8_d039),
+                fault("reordering", 13_483, 20_786, 0x6599_5ec5_7e0b_edfa),
+                fault("operate", 16_318, 18_787, 0x923b_0f5a_10ee_70bc),
+                fault("one-way partition", 16_694, 17_294, 0x1edf_abb6_b258_284a),
+                fault("router with an old map", 19_184, 23_366, 0xed9e_52c9_2050_9256),
+                fault("misdirected write", 20_762, 22_041, 0x18d5_e268_2bb1_8506),
+                fault("one-way partition", 23_427, 24_062, 0xe941_1b16_6f80_e22a),
+            ],
+            faults_until: Duration::from_millis(24_062),
+            think_ms: 80,
+            ..calm(510_208)
+        },
+    },
+    Scenario {
+        name: "founder-lost-after-its-election",
+        about: "The first replica of a new shard was elected and lost for good before it had sent the first entry to \
+            the others: these had voted, so they could not begin anew, and the shard had no leader for ever.",
+        plan: || Plan {
+            topology: Topology {
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(20)),
+                log_segment_bytes: 128 << 10,
+                log_entries_kept: 100,
+                snapshot_chunk_bytes: 1 << 10,
+                ..three_nodes()
+            },
+            workloads: vec!["bank transfers", "metadata", "keyspaces"],
+            faults: vec![
+                fault("pause", 1_197, 4_440, 0x291f_5c0b_83b5_a4c5),
+                fault("leader transfer", 2_008, 2_655, 0x4ab0_f141_607e_48a7),
+                fault("power cut at a moment", 2_958, 16_281, 0xeb7f_a8cc_29e9_5e66),
+                fault("kill", 3_697, 4_476, 0xf5aa_dc11_45d8_bab1),
+                fault("snapshot", 5_996, 13_666, 0x909d_aa5e_fa1f_81e4),
+                fault("graceful restart", 8_747, 11_960, 0x35a8_6fd5_f186_bd2c),
+                fault("failed sync", 9_531, 12_298, 0xd607_e023_3f12_4f0d),
+                fault("kill all", 14_851, 15_971, 0x6a74_436a_53f2_e4c6),
+                fault("slow syncs", 19_874, 23_293, 0x9388_4a13_ed06_3167),
+                fault("replace", 21_460, 23_293, 0xff6c_af26_257f_04de),
+            ],
+            faults_until: Duration::from_millis(23_293),
+            think_ms: 250,
+            ..calm(511_177)
+        },
+    },
 ];
 
 /// A fault of a kind, with the seed of its own choices.
@@ -91,6 +218,7 @@ fn fault(kind: &str, at_ms: u64, ends_ms: u64, seed: u64) -> Planned {
 fn three_nodes() -> Topology {
     Topology {
         nodes: vec!["n1".to_owned(), "n2".to_owned(), "n3".to_owned()],
+        spares: Vec::new(),
         frail: vec!["n3".to_owned()],
         latency: (Duration::from_micros(200), Duration::from_millis(5)),
         log_segment_bytes: 1 << 20,

@@ -13,6 +13,7 @@ mod damage;
 pub(crate) mod disk;
 mod frames;
 mod link;
+mod members;
 mod moment;
 mod partition;
 mod process;
@@ -85,4 +86,8 @@ pub(crate) const KINDS: &[&Kind] = &[
     &control::META_LEADER_LOSS,
     &control::OLD_MAP,
     &snapshot::SNAPSHOT,
+    &members::JOIN,
+    &members::REMOVE,
+    &members::REPLACE,
+    &members::OPERATE,
 ];

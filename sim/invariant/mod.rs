@@ -4,6 +4,7 @@
 
 mod commit_on_a_quorum;
 mod election_safety;
+mod enough_voters;
 mod leader_completeness;
 mod log_matching;
 mod metadata;
@@ -41,6 +42,7 @@ impl Invariants {
             Box::<commit_on_a_quorum::CommitOnAQuorum>::default(),
             Box::<monotonic::Monotonic>::default(),
             Box::<metadata::Metadata>::default(),
+            Box::<enough_voters::EnoughVoters>::default(),
         ];
         Self { all, next_sample_ms: 0, seen }
     }

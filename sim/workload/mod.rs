@@ -60,6 +60,8 @@ pub(crate) const ALL: &[(&str, Make)] = &[
 pub(crate) struct Setup {
     pub(crate) seen: Seen,
     pub(crate) endpoints: Vec<String>,
+    /// No node joins or leaves.
+    pub(crate) is_static: bool,
     /// Clients begin no operation after this much simulated time.
     pub(crate) until: Duration,
     /// Operations that one client may begin; lowered to shrink a failure.

@@ -34,11 +34,15 @@ pub(crate) enum Standing {
     Down,
     /// Its state is gone and it says so: it stays down. The reason that it gave.
     Retired(String),
+    /// It has never been started: no member of the cluster knows it.
+    Spare,
 }
 
 /// What a fault may have done to a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Harm {
+    /// It is being taken out of the cluster, and ends when it hears of that.
+    Leaves,
     /// The process may end, and can be started again.
     Ends,
     /// Its state may be lost: it may refuse to start, or be refused, for good.
@@ -85,13 +89,17 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// A spare joins later; the others are named by `founding`.
     pub(super) fn new(
         name: &str,
-        founding: &str,
+        founding: Option<&str>,
         topology: &Topology,
         network: &Arc<NetworkState>,
         clocks: &Rc<Clocks>,
     ) -> Self {
+        // A spare is told whom to ask when it is started.
+        let first =
+            founding.map_or(("join", format!("{name}:{PEER_PORT}")), |founding| ("cluster", founding.to_owned()));
         let flags = [
             ("name", name.to_owned()),
             ("data_dir", "/data".to_owned()),
@@ -99,7 +107,7 @@ impl Machine {
             ("client_advertise", format!("{name}:{CLIENT_PORT}")),
             ("peer_addr", format!("0.0.0.0:{PEER_PORT}")),
             ("peer_advertise", format!("{name}:{PEER_PORT}")),
-            ("cluster", founding.to_owned()),
+            first,
         ];
         let mut config = NodeConfig::resolve(&Sources { flags: flags.into(), ..Sources::default() }).unwrap();
         config.log_segment_bytes = topology.log_segment_bytes;
@@ -110,7 +118,7 @@ impl Machine {
             config: RefCell::new(config),
             disk: RefCell::new(MemoryDisk::new()),
             stores: RefCell::new(MemoryStores::new()),
-            standing: RefCell::new(Standing::Up),
+            standing: RefCell::new(if founding.is_some() { Standing::Up } else { Standing::Spare }),
             node: RefCell::new(None),
             exit: RefCell::new(None),
             harms: RefCell::default(),
@@ -131,6 +139,21 @@ impl Machine {
     /// Asks the process to hand over, to make everything durable and to end.
     pub(crate) fn stop(&self) {
         self.stop.notify_one();
+    }
+
+    /// A spare comes into use: it asks the member `through` to be taken in, in the place of another if
+    /// that is named.
+    pub(super) fn enlist(&self, through: &str, replace: Option<&str>) {
+        let mut config = self.config.borrow_mut();
+        config.join = Some(format!("{through}:{PEER_PORT}"));
+        config.replace = replace.map(ToOwned::to_owned);
+        *self.standing.borrow_mut() = Standing::Down;
+    }
+
+    /// Nobody will start it again: it has left the cluster, or is to.
+    pub(super) fn retire(&self, why: &str) {
+        *self.standing.borrow_mut() = Standing::Retired(why.to_owned());
+        self.restart_at_ms.set(None);
     }
 
     /// Changes a label of the node, from its next start on.
@@ -204,7 +227,10 @@ impl Machine {
         self.node.replace(None);
         let harms = self.harms.borrow();
         let gone = ["--replace", "cannot prove its state", "an older disk"].iter().any(|part| why.contains(part));
-        let (standing, ended) = if why == STOPPED {
+        let has_left = why.contains("removed from the cluster") && harms.contains(&Harm::Leaves);
+        let (standing, ended) = if has_left {
+            (Standing::Retired(why.clone()), Ended::Retired(why))
+        } else if why == STOPPED {
             self.restart_at_ms.set(Some(now_ms + 4 * RESTART_PAUSE_MS));
             (Standing::Down, Ended::Explained(why))
         } else if gone && harms.contains(&Harm::Loses) {

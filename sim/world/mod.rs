@@ -17,6 +17,7 @@ use quorate::env::work::Workers;
 use quorate::env::{Env, chance};
 use quorate::node::Node;
 use quorate::types::GroupId;
+use quorate::types::map::ShardMap;
 use turmoil::Sim;
 
 use self::clock::Clocks;
@@ -69,9 +70,15 @@ impl World {
         let founding = founding.join(",");
         let mut machines = BTreeMap::new();
         for name in &topology.nodes {
-            let machine = Rc::new(Machine::new(name, &founding, &topology, &network, &clocks));
+            let machine = Rc::new(Machine::new(name, Some(&founding), &topology, &network, &clocks));
             machines.insert(name.clone(), machine.clone());
             sim.host(name.clone(), move || machine::serve(machine.clone()));
+        }
+        for name in &topology.spares {
+            let machine = Rc::new(Machine::new(name, None, &topology, &network, &clocks));
+            machines.insert(name.clone(), machine.clone());
+            sim.host(name.clone(), move || machine::serve(machine.clone()));
+            sim.crash(name.as_str());
         }
         let chance = Chance::new(seed, "crashes");
         let early_ms = Chance::new(seed, "early").between(50, 3_000);
@@ -99,9 +106,32 @@ impl World {
         self.with_standing(|standing| matches!(standing, Standing::Up))
     }
 
-    /// Nodes that will not come back in this run.
+    /// Nodes that will not run again, or never have.
     pub(crate) fn retired(&self) -> Vec<String> {
-        self.with_standing(|standing| matches!(standing, Standing::Retired(_)))
+        self.with_standing(|standing| matches!(standing, Standing::Retired(_) | Standing::Spare))
+    }
+
+    /// Machines that are no nodes yet.
+    pub(crate) fn spares(&self) -> Vec<String> {
+        self.with_standing(|standing| matches!(standing, Standing::Spare))
+    }
+
+    /// Starts a spare, which asks the member `through` to be taken in.
+    pub(crate) fn enlist(&mut self, name: &str, through: &str, replace: Option<&str>) {
+        tracing::info!(node = name, through, replace, "FAULT a machine joins");
+        self.machines[name].enlist(through, replace);
+        self.start(name);
+    }
+
+    /// Takes a machine away for good; nobody starts it again.
+    pub(crate) fn lose_for_good(&mut self, name: &str, why: &str) {
+        self.kill(name);
+        self.machines[name].retire(why);
+    }
+
+    /// The newest map that a running node has.
+    pub(crate) fn newest_map(&self) -> Option<Arc<ShardMap>> {
+        self.nodes().into_iter().map(|(_, node)| node.map()).max_by_key(|map| map.version)
     }
 
     fn with_standing(&self, which: impl Fn(&Standing) -> bool) -> Vec<String> {
@@ -170,7 +200,7 @@ impl World {
                 *machine.standing.borrow_mut() = Standing::Down;
             }
             Standing::Down => {}
-            Standing::Retired(_) => return,
+            Standing::Retired(_) | Standing::Spare => return,
         }
         tracing::info!(node = name, "FAULT power cut");
         machine.power_cut(&self.chance, &self.seen);

@@ -88,6 +88,11 @@ impl Service for Fake {
         open_session: OpenSessionRequest -> OpenSessionResponse;
         close_session: CloseSessionRequest -> CloseSessionResponse;
         move_leader: MoveLeaderRequest -> MoveLeaderResponse;
+        change_replicas: ChangeReplicasRequest -> ChangeReplicasResponse;
+        operations: OperationsRequest -> OperationsResponse;
+        cancel_operation: CancelOperationRequest -> CancelOperationResponse;
+        add_member: AddMemberRequest -> AddMemberResponse;
+        remove_member: RemoveMemberRequest -> RemoveMemberResponse;
         create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
         drop_keyspace: DropKeyspaceRequest -> DropKeyspaceResponse;
     }

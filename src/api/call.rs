@@ -50,7 +50,7 @@ const fn look(path: &'static str, label: &'static str) -> Method {
     Method { path, label, write: false, placed: false }
 }
 
-const METHODS: [Method; 17] = [
+const METHODS: [Method; 22] = [
     read("/quorate.v1.Kv/Get", "Kv.Get"),
     write("/quorate.v1.Kv/Put", "Kv.Put"),
     write("/quorate.v1.Kv/Delete", "Kv.Delete"),
@@ -66,6 +66,11 @@ const METHODS: [Method; 17] = [
     look("/quorate.v1.Admin/Status", "Admin.Status"),
     look("/quorate.v1.Admin/Shards", "Admin.Shards"),
     write("/quorate.v1.Admin/MoveLeader", "Admin.MoveLeader"),
+    write("/quorate.v1.Admin/ChangeReplicas", "Admin.ChangeReplicas"),
+    look("/quorate.v1.Admin/Operations", "Admin.Operations"),
+    write("/quorate.v1.Admin/CancelOperation", "Admin.CancelOperation"),
+    write("/quorate.v1.Admin/AddMember", "Admin.AddMember"),
+    write("/quorate.v1.Admin/RemoveMember", "Admin.RemoveMember"),
     write("/quorate.v1.Admin/CreateKeyspace", "Admin.CreateKeyspace"),
     write("/quorate.v1.Admin/DropKeyspace", "Admin.DropKeyspace"),
 ];

@@ -182,6 +182,29 @@ impl<S: Service> Admin for Face<S> {
         serve!(self.move_leader(request))
     }
 
+    async fn change_replicas(&self, request: Request<v1::ChangeReplicasRequest>) -> Answer<v1::ChangeReplicasResponse> {
+        serve!(self.change_replicas(request))
+    }
+
+    async fn operations(&self, request: Request<v1::OperationsRequest>) -> Answer<v1::OperationsResponse> {
+        serve!(self.operations(request))
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: Request<v1::CancelOperationRequest>,
+    ) -> Answer<v1::CancelOperationResponse> {
+        serve!(self.cancel_operation(request))
+    }
+
+    async fn add_member(&self, request: Request<v1::AddMemberRequest>) -> Answer<v1::AddMemberResponse> {
+        serve!(self.add_member(request))
+    }
+
+    async fn remove_member(&self, request: Request<v1::RemoveMemberRequest>) -> Answer<v1::RemoveMemberResponse> {
+        serve!(self.remove_member(request))
+    }
+
     async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::CreateKeyspaceResponse> {
         serve!(self.create_keyspace(request))
     }

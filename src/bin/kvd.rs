@@ -36,6 +36,11 @@ Examples:
     kvd --name n1 --data-dir /var/lib/quorate \\
         --client-addr 10.0.0.1:2379 --peer-addr 10.0.0.1:2380 \\
         --cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
+  A node that joins a running cluster, and one that takes the place of a lost disk:
+    kvd --name n4 --join 10.0.0.1:2380 --data-dir /var/lib/quorate \\
+        --client-addr 10.0.0.4:2379 --peer-addr 10.0.0.4:2380
+    kvd --replace n3 --join 10.0.0.1:2380 --data-dir /var/lib/quorate \\
+        --client-addr 10.0.0.3:2379 --peer-addr 10.0.0.3:2380
   The same from a file, with one setting changed:
     kvd --config /etc/quorate/kvd.toml --log debug
 
@@ -110,6 +115,10 @@ settings! {
     peer_advertise: "HOST:PORT",
     /// The first members of the cluster and their peer addresses [default: this node alone]
     cluster: "NAME=HOST:PORT,…",
+    /// Peer address of a member that takes this node into its cluster; ignored once it has joined
+    join: "HOST:PORT",
+    /// Name of the member, whose disk is lost, whose place this node takes; needs --join
+    replace: "NAME",
     /// Labels of the node, for instance zone=a
     labels: "KEY=VALUE,…",
     /// Replicas of the keyspace default, if there are as many nodes [default: 3]

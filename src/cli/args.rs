@@ -98,12 +98,15 @@ pub enum Command {
     /// Makes, shows and drops keyspaces.
     #[command(subcommand)]
     Keyspace(KeyspaceCommand),
-    /// Shows and moves shards.
+    /// Shows shards, moves their leaders and replicas.
     #[command(subcommand)]
     Shard(ShardCommand),
-    /// Shows the members of the cluster.
+    /// Shows the members of the cluster, announces new ones, takes some out.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Shows and cancels the operations that move replicas.
+    #[command(subcommand)]
+    Operation(OperationCommand),
     /// Asks nodes how they are.
     #[command(subcommand)]
     Endpoint(EndpointCommand),
@@ -335,6 +338,47 @@ pub enum ShardCommand {
         /// The node's name or id.
         node: String,
     },
+    /// Makes a replica of a shard on another node, and waits until it votes.
+    #[command(
+        after_help = "Examples:\n  kvctl shard add-replica 2 n4\n  kvctl shard add-replica 2 n4 --instead-of n1\n  kvctl shard add-replica 2 n4 --no-wait"
+    )]
+    AddReplica {
+        /// The shard's id: 2 or g2.
+        shard: String,
+        /// The node's name or id.
+        node: String,
+        /// Takes the replica on this node away in the same step.
+        #[arg(long, value_name = "NODE")]
+        instead_of: Option<String>,
+        /// Returns as soon as the operation is on record.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Takes a replica of a shard away, and waits until it is gone.
+    #[command(after_help = "Examples:\n  kvctl shard remove-replica 2 n4")]
+    RemoveReplica {
+        /// The shard's id: 2 or g2.
+        shard: String,
+        /// The node's name or id.
+        node: String,
+        /// Returns as soon as the operation is on record.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// `operation`.
+#[derive(Subcommand, Debug)]
+pub enum OperationCommand {
+    /// Lists the operations that run, and how far they are.
+    #[command(after_help = "Examples:\n  kvctl operation list\n  kvctl operation list -w table")]
+    List,
+    /// Has an operation undone, unless its new replica votes already.
+    #[command(after_help = "Examples:\n  kvctl operation cancel 7")]
+    Cancel {
+        /// The operation's id.
+        id: u64,
+    },
 }
 
 /// `member`.
@@ -343,6 +387,28 @@ pub enum MemberCommand {
     /// Lists the members.
     #[command(after_help = "Examples:\n  kvctl member list -w table")]
     List,
+    /// Announces a node: its name is taken, and it gets replicas once it has joined.
+    #[command(
+        after_help = "Nothing has to be announced: `kvd --join` adds a node by itself.\n\nExamples:\n  kvctl member add n4 10.0.0.4:2380"
+    )]
+    Add {
+        /// The node's name.
+        name: String,
+        /// Where its peers will reach it.
+        #[arg(value_name = "HOST:PORT")]
+        peer_address: String,
+    },
+    /// Takes a node out: makes its replicas again elsewhere, and waits until it is gone.
+    #[command(
+        after_help = "The node may be dead. To give its place to a new one, start that with `kvd --join HOST:PORT\n--replace NAME` instead. When this is interrupted, the removal goes on by itself.\n\nExamples:\n  kvctl member remove n3\n  kvctl member remove n3 --no-wait"
+    )]
+    Remove {
+        /// The node's name or id.
+        node: String,
+        /// Returns as soon as the removal is on record.
+        #[arg(long)]
+        no_wait: bool,
+    },
 }
 
 /// `endpoint`.

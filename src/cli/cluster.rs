@@ -1,11 +1,12 @@
-//! `shard`, `member` and `endpoint`.
+//! `shard` and `endpoint`.
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::args::{EndpointArgs, EndpointCommand, Format, MemberCommand, ShardCommand};
+use super::args::{EndpointArgs, EndpointCommand, Format, ShardCommand};
 use super::exit::{Exit, Failure};
+use super::members;
 use super::table::table;
 use crate::client::{Client, Result as ClientResult, StatusResponse, shards_response};
 use crate::env::time;
@@ -37,11 +38,8 @@ pub(crate) async fn shard(context: &mut Context<'_>, command: ShardCommand) -> R
             show(context, listing).await
         }
         ShardCommand::MoveLeader { shard, node } => {
-            let id = shard.strip_prefix('g').unwrap_or(&shard).parse::<u64>();
-            let id = id
-                .map_err(|_| Failure::usage(format!("`{shard}` is no shard id"), "`kvctl shard list` shows the ids"))?;
             let to = client.find_node(&node).await?;
-            let moved = client.move_leader(GroupId(id), to).await?;
+            let moved = client.move_leader(shard_id(&shard)?, to).await?;
             match context.format() {
                 Format::Json => {
                     context.print_json(&json!({ "leader_node_id": moved.leader_node_id, "term": moved.term })).await
@@ -49,7 +47,19 @@ pub(crate) async fn shard(context: &mut Context<'_>, command: ShardCommand) -> R
                 Format::Simple | Format::Table => context.print("OK\n").await,
             }
         }
+        ShardCommand::AddReplica { shard, node, instead_of, no_wait } => {
+            let id = shard_id(&shard)?;
+            members::replicas(context, &client, id, Some(&node), instead_of.as_deref(), no_wait).await
+        }
+        ShardCommand::RemoveReplica { shard, node, no_wait } => {
+            members::replicas(context, &client, shard_id(&shard)?, None, Some(&node), no_wait).await
+        }
     }
+}
+
+fn shard_id(text: &str) -> Result<GroupId, Failure> {
+    let id = text.strip_prefix('g').unwrap_or(text).parse().map(GroupId);
+    id.map_err(|_| Failure::usage(format!("`{text}` is no shard id"), "`kvctl shard list` shows the ids"))
 }
 
 pub(super) fn shards(shards: Vec<shards_response::Entry>) -> Listing {
@@ -71,7 +81,7 @@ fn span_text(entry: &shards_response::Entry) -> String {
     }
 }
 
-fn or_dash(id: u64) -> String {
+pub(super) fn or_dash(id: u64) -> String {
     if id == 0 { "-".to_owned() } else { id.to_string() }
 }
 
@@ -111,42 +121,7 @@ fn shard_json(entry: &shards_response::Entry) -> Value {
     })
 }
 
-pub(crate) async fn member(context: &mut Context<'_>, command: MemberCommand) -> Result<(), Failure> {
-    let MemberCommand::List = command;
-    let client = context.client().await?;
-    let answer = client.members().await?;
-    let labels = |labels: Vec<(&String, &String)>| {
-        let mut pairs: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        pairs.sort();
-        if pairs.is_empty() { "-".to_owned() } else { pairs.join(",") }
-    };
-    let rows = answer.members.iter().map(|node| {
-        vec![
-            node.id.to_string(),
-            node.name.clone(),
-            node.client_address.clone(),
-            node.peer_address.clone(),
-            labels(node.labels.iter().collect()),
-        ]
-    });
-    let members = answer.members.iter().map(|node| {
-        json!({
-            "id": node.id,
-            "name": node.name,
-            "client_address": node.client_address,
-            "peer_address": node.peer_address,
-            "labels": node.labels.iter().collect::<std::collections::BTreeMap<_, _>>(),
-        })
-    });
-    let listing = Listing {
-        header: &["ID", "NAME", "CLIENT", "PEER", "LABELS"],
-        rows: rows.collect(),
-        json: json!({ "cluster_id": hex(&answer.cluster_id), "members": members.collect::<Vec<_>>() }),
-    };
-    show(context, listing).await
-}
-
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

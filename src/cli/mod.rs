@@ -11,6 +11,7 @@ mod import;
 mod keys;
 mod keyspaces;
 mod lines;
+mod members;
 mod progress;
 mod table;
 mod text;
@@ -165,7 +166,8 @@ async fn execute(context: &mut Context<'_>, command: Command) -> Result<(), Fail
         Command::Export(args) => export::export(context, args).await,
         Command::Keyspace(command) => keyspaces::keyspace(context, command).await,
         Command::Shard(command) => cluster::shard(context, command).await,
-        Command::Member(command) => cluster::member(context, command).await,
+        Command::Member(command) => members::member(context, command).await,
+        Command::Operation(command) => members::operation(context, command).await,
         Command::Endpoint(command) => cluster::endpoint(context, command).await,
         Command::Completion { shell } => {
             let mut script = Vec::new();

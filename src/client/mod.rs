@@ -71,8 +71,8 @@ pub use writes::Written;
 /// Parts of the public API that appear in answers as they are.
 pub use crate::proto::v1::{
     CreateKeyspaceRequest, CreateKeyspaceResponse, DropKeyspaceResponse, ErrorCode, ErrorDetail, MembersResponse,
-    MoveLeaderResponse, OperationResult, Record, ReplicaStatus, Sharding, ShardsResponse, StatusResponse,
-    TransactionResult, operation_result, sharding, shards_response, span,
+    MoveLeaderResponse, Node, NodeStanding, OperationResult, Record, ReplicaStatus, ShardOperation, Sharding,
+    ShardsResponse, StatusResponse, TransactionResult, operation_result, sharding, shards_response, span,
 };
 
 use self::core::Core;

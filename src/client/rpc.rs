@@ -12,12 +12,14 @@ use crate::proto::v1::admin_client::AdminClient;
 use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::kv_client::KvClient;
 use crate::proto::v1::{
-    BatchRequest, BatchResponse, CloseSessionRequest, CloseSessionResponse, CountRequest, CountResponse,
-    CreateKeyspaceRequest, CreateKeyspaceResponse, DeleteRequest, DeleteResponse, DropKeyspaceRequest,
+    AddMemberRequest, AddMemberResponse, BatchRequest, BatchResponse, CancelOperationRequest, CancelOperationResponse,
+    ChangeReplicasRequest, ChangeReplicasResponse, CloseSessionRequest, CloseSessionResponse, CountRequest,
+    CountResponse, CreateKeyspaceRequest, CreateKeyspaceResponse, DeleteRequest, DeleteResponse, DropKeyspaceRequest,
     DropKeyspaceResponse, GetRequest, GetResponse, MapRequest, MapResponse, MembersRequest, MembersResponse,
-    MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse, PutRequest, PutResponse,
-    ResponseHeader, ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest,
-    StatusResponse, Target, TxnRequest, TxnResponse,
+    MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse, OperationsRequest,
+    OperationsResponse, PutRequest, PutResponse, RemoveMemberRequest, RemoveMemberResponse, ResponseHeader,
+    ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest, StatusResponse, Target,
+    TxnRequest, TxnResponse,
 };
 use crate::types::limits::RESPONSE_BYTES_MAX;
 
@@ -105,6 +107,11 @@ rpc!(MapRequest => MapResponse, ClusterClient.map);
 rpc!(StatusRequest => StatusResponse, AdminClient.status);
 rpc!(ShardsRequest => ShardsResponse, AdminClient.shards);
 rpc!(MoveLeaderRequest => MoveLeaderResponse, AdminClient.move_leader);
+rpc!(ChangeReplicasRequest => ChangeReplicasResponse, AdminClient.change_replicas);
+rpc!(OperationsRequest => OperationsResponse, AdminClient.operations);
+rpc!(CancelOperationRequest => CancelOperationResponse, AdminClient.cancel_operation);
+rpc!(AddMemberRequest => AddMemberResponse, AdminClient.add_member);
+rpc!(RemoveMemberRequest => RemoveMemberResponse, AdminClient.remove_member);
 rpc!(CreateKeyspaceRequest => CreateKeyspaceResponse, AdminClient.create_keyspace);
 rpc!(DropKeyspaceRequest => DropKeyspaceResponse, AdminClient.drop_keyspace);
 

@@ -39,7 +39,7 @@ pub fn place(map: &ShardMap, request: CreateKeyspaceRequest) -> CreateKeyspace {
 
 fn factor(request: &CreateKeyspaceRequest, map: &ShardMap) -> usize {
     match request.replication_factor {
-        0 => map.nodes.len().min(REPLICATION_FACTOR_DEFAULT as usize),
+        0 => map.staying().count().min(REPLICATION_FACTOR_DEFAULT as usize),
         asked => asked as usize,
     }
 }
@@ -84,7 +84,7 @@ pub(super) fn create(writes: &mut WriteSet<'_>, command: CreateKeyspace) -> Answ
 /// Whether a placement names so many different members.
 fn is_sound(placement: &Placement, factor: usize, map: &ShardMap) -> bool {
     let distinct: BTreeSet<_> = placement.node_ids.iter().map(|id| NodeId(*id)).collect();
-    let members = distinct.iter().filter(|id| map.nodes.contains_key(id)).count();
+    let members = map.staying().filter(|node| distinct.contains(&node.id)).count();
     placement.node_ids.len() == factor && members == factor
 }
 
@@ -113,7 +113,7 @@ fn admit(map: &ShardMap, request: &CreateKeyspaceRequest) -> Result<Vec<v1::span
         let why = if taken.dropping { "is still being dropped; wait until it is gone" } else { "exists already" };
         return Err(refuse(ErrorCode::AlreadyExists, format!("keyspace `{name}` {why}")));
     }
-    let (factor, nodes) = (request.replication_factor as usize, map.nodes.len());
+    let (factor, nodes) = (request.replication_factor as usize, map.staying().count());
     if factor > nodes {
         return invalid(format!(
             "{factor} replicas need as many nodes, and this cluster has {nodes}: ask for at most {nodes}, or add nodes"
@@ -188,7 +188,7 @@ fn ranges(splits: &[Bytes]) -> Result<Vec<v1::span::Kind>, meta_result::Kind> {
     if let Some(long) = splits.iter().map(Bytes::len).find(|bytes| *bytes > KEY_BYTES_MAX) {
         return Err(beyond("key_bytes_max", KEY_BYTES_MAX as u64, long as u64, "give shorter split keys"));
     }
-    if splits.first().is_some_and(Bytes::is_empty) {
+    if splits.iter().any(Bytes::is_empty) {
         return invalid("a split key must not be empty: it is where the second shard begins".to_owned());
     }
     if let Some(pair) = splits.windows(2).find(|pair| pair[0] >= pair[1]) {
@@ -239,6 +239,8 @@ pub(super) fn forget(writes: &mut WriteSet<'_>, command: &ForgetShards) -> Answe
         gone.push(shard.id);
     }
     gone.iter().for_each(|id| tables::remove_shard(writes, id.0));
+    let stopped = map.operations.values().filter(|operation| gone.contains(&operation.shard));
+    stopped.for_each(|operation| tables::remove_operation(writes, operation.id.0));
     let is_empty = |keyspace| map.shards_of(keyspace).all(|shard| gone.contains(&shard.id));
     let emptied: Vec<_> =
         map.keyspaces.values().filter(|keyspace| keyspace.dropping && is_empty(keyspace.id)).collect();

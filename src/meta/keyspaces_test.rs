@@ -1,68 +1,13 @@
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use proptest::prelude::*;
-use prost::Message;
 
-use super::super::machine::MetaMachine;
+use super::super::test_bed::Meta;
 use super::*;
-use crate::proto::internal::meta_command::{Bootstrap, Kind};
-use crate::proto::internal::{MetaCommand, MetaResult};
+use crate::proto::internal::meta_command::Kind;
 use crate::proto::v1::sharding::{Hash, Range, Single};
-use crate::raft::apply::{Apply, LogPosition};
-use crate::storage::engine::{Direction, KeyRange, PairResult, StoreId, View};
 use crate::types::{GroupId, Span};
 
-#[derive(Default, Clone)]
-struct Store(BTreeMap<Bytes, Bytes>);
-
-impl View for Store {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.0.get(key).cloned())
-    }
-
-    fn scan<'a>(&'a self, range: KeyRange<'_>, _: Direction) -> Box<dyn Iterator<Item = PairResult> + 'a> {
-        Box::new(self.0.range::<[u8], _>(range).map(|(key, value)| Ok((key.clone(), value.clone()))))
-    }
-}
-
-struct Meta {
-    machine: MetaMachine,
-    store: Store,
-}
-
 impl Meta {
-    /// A founded cluster of so many nodes.
-    fn new(nodes: u64) -> Self {
-        let mut meta = Self { machine: MetaMachine::new(), store: Store::default() };
-        let node = |id| v1::Node { id, name: format!("n{id}"), ..Default::default() };
-        let bootstrap =
-            Bootstrap { cluster_id: vec![7; 16].into(), nodes: (1..=nodes).map(node).collect(), replication_factor: 3 };
-        assert!(meta.command(Kind::Bootstrap(bootstrap)).is_ok());
-        meta
-    }
-
-    fn command(&mut self, kind: Kind) -> Result<u64, ErrorCode> {
-        let command = MetaCommand { kind: Some(kind) }.encode_to_vec().into();
-        let at = LogPosition { term: 1, index: 1 };
-        let before = self.store.clone();
-        let mut writes = WriteSet::new(&before);
-        let answer = self.machine.apply(&mut writes, at, &command).unwrap();
-        for (_, key, value) in writes.into_batch(StoreId(1)).writes {
-            match value {
-                Some(value) => self.store.0.insert(key, value),
-                None => self.store.0.remove(&key),
-            };
-        }
-        match MetaResult::decode(answer).unwrap().kind.unwrap() {
-            meta_result::Kind::Version(version) => Ok(version),
-            meta_result::Kind::Refusal(refusal) => {
-                assert_eq!(self.store.0, before.0, "a refusal changes nothing: {}", refusal.message);
-                Err(refusal.detail.unwrap().code())
-            }
-        }
-    }
-
     fn create(&mut self, request: CreateKeyspaceRequest) -> Result<u64, ErrorCode> {
         let command = place(&self.map(), request);
         self.command(Kind::CreateKeyspace(command))
@@ -74,10 +19,6 @@ impl Meta {
 
     fn forget(&mut self, shard_ids: Vec<u64>) -> Result<u64, ErrorCode> {
         self.command(Kind::ForgetShards(ForgetShards { shard_ids }))
-    }
-
-    fn map(&self) -> ShardMap {
-        tables::map(&self.store).unwrap()
     }
 }
 
@@ -182,7 +123,7 @@ fn a_placement_that_the_members_no_longer_fit_is_refused() {
     let wrong = [
         place_with(&|nodes| nodes[0] = 9),
         place_with(&|nodes| nodes[0] = nodes[1]),
-        place_with(&|nodes| _ = nodes.pop()),
+        place_with(&|nodes| nodes.truncate(nodes.len() - 1)),
         place_with(&|nodes| nodes.push(4)),
     ];
     let right = place_with(&|_| {});

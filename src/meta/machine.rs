@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::watch;
 
-use crate::proto::internal::meta_command::{Bootstrap, Kind, SetSetting, UpdateNode};
+use crate::proto::internal::meta_command::{Bootstrap, Kind, SetSetting};
 use crate::proto::internal::{MetaCommand, MetaResult, MetaState, Refusal, meta_result};
 use crate::proto::v1::{self, ErrorCode, ErrorDetail, Outcome};
 use crate::raft::apply::{Apply, LogPosition};
@@ -14,7 +14,7 @@ use crate::storage::engine::{EngineError, View, WriteSet};
 use crate::types::map::{DEFAULT_KEYSPACE, ShardMap};
 use crate::types::{ClusterId, GroupId, NodeId};
 
-use super::{keyspaces, plan, tables};
+use super::{keyspaces, nodes, operations, plan, tables};
 
 /// Longest name and value of a setting, in bytes.
 const SETTING_BYTES_MAX: usize = 4096;
@@ -47,17 +47,12 @@ impl Default for MetaMachine {
 
 impl Apply for MetaMachine {
     fn apply(&self, state: &mut WriteSet<'_>, _at: LogPosition, command: &Bytes) -> Result<Bytes, EngineError> {
-        let kind = match MetaCommand::decode(command.clone()) {
-            Ok(MetaCommand { kind: Some(Kind::Bootstrap(command)) }) => bootstrap(state, command)?,
-            Ok(MetaCommand { kind: Some(Kind::UpdateNode(command)) }) => update_node(state, command)?,
-            Ok(MetaCommand { kind: Some(Kind::SetSetting(command)) }) => set_setting(state, command)?,
-            Ok(MetaCommand { kind: Some(Kind::CreateKeyspace(command)) }) => keyspaces::create(state, command)?,
-            Ok(MetaCommand { kind: Some(Kind::DropKeyspace(command)) }) => keyspaces::drop(state, &command)?,
-            Ok(MetaCommand { kind: Some(Kind::ForgetShards(command)) }) => keyspaces::forget(state, &command)?,
-            Ok(MetaCommand { kind: None }) => refuse(ErrorCode::Internal, "unknown metadata command"),
-            Err(error) => refuse(ErrorCode::Internal, format!("malformed metadata command: {error}")),
+        let result = match MetaCommand::decode(command.clone()) {
+            Ok(MetaCommand { kind: Some(kind) }) => execute(state, kind)?,
+            Ok(MetaCommand { kind: None }) => refuse(ErrorCode::Internal, "unknown metadata command").into(),
+            Err(error) => refuse(ErrorCode::Internal, format!("malformed metadata command: {error}")).into(),
         };
-        Ok(MetaResult { kind: Some(kind) }.encode_to_vec().into())
+        Ok(result.encode_to_vec().into())
     }
 
     fn applied(&self, view: &dyn View, _at: LogPosition) {
@@ -73,6 +68,30 @@ impl Apply for MetaMachine {
             }
             Err(error) => tracing::error!(%error, "cannot read the shard map; the node keeps the one it has"),
         }
+    }
+}
+
+fn execute(state: &mut WriteSet<'_>, kind: Kind) -> Result<MetaResult, EngineError> {
+    Ok(match kind {
+        Kind::Bootstrap(command) => bootstrap(state, command)?.into(),
+        Kind::UpdateNode(command) => nodes::update(state, command)?.into(),
+        Kind::SetSetting(command) => set_setting(state, command)?.into(),
+        Kind::CreateKeyspace(command) => keyspaces::create(state, command)?.into(),
+        Kind::DropKeyspace(command) => keyspaces::drop(state, &command)?.into(),
+        Kind::ForgetShards(command) => keyspaces::forget(state, &command)?.into(),
+        Kind::AddNode(command) => nodes::add(state, command)?,
+        Kind::RemoveNode(command) => nodes::remove(state, &command)?.into(),
+        Kind::ForgetNode(command) => nodes::forget(state, &command)?.into(),
+        Kind::StartOperation(command) => operations::start(state, command)?,
+        Kind::CancelOperation(command) => operations::cancel(state, &command)?.into(),
+        Kind::FinishOperation(command) => operations::finish(state, &command)?.into(),
+        Kind::PreferLeader(command) => operations::prefer(state, &command)?.into(),
+    })
+}
+
+impl From<meta_result::Kind> for MetaResult {
+    fn from(kind: meta_result::Kind) -> Self {
+        Self { kind: Some(kind), id: 0 }
     }
 }
 
@@ -102,6 +121,7 @@ fn bootstrap(writes: &mut WriteSet<'_>, command: Bootstrap) -> Result<meta_resul
         next_keyspace_id: 2,
         next_shard_id: shard + 1,
         next_replica_id: highest + 1 + replicas.len() as u64,
+        next_operation_id: 1,
     };
     let single = v1::sharding::Kind::Single(v1::sharding::Single {});
     let keyspace = v1::Keyspace {
@@ -119,26 +139,6 @@ fn bootstrap(writes: &mut WriteSet<'_>, command: Bootstrap) -> Result<meta_resul
     command.nodes.iter().for_each(|node| tables::put_node(writes, node));
     tables::put_state(writes, &state);
     Ok(meta_result::Kind::Version(state.version))
-}
-
-fn update_node(writes: &mut WriteSet<'_>, command: UpdateNode) -> Result<meta_result::Kind, EngineError> {
-    let Some(state) = tables::state(writes)? else { return Ok(not_founded()) };
-    let node = command.node.unwrap_or_default();
-    let Some(current) = tables::node(writes, node.id)? else {
-        return Ok(refuse(ErrorCode::NodeNotFound, format!("node {} is not a member of this cluster", node.id)));
-    };
-    if current == node {
-        return Ok(meta_result::Kind::Version(state.version));
-    }
-    if current.name != node.name {
-        let name = current.name;
-        return Ok(refuse(
-            ErrorCode::InvalidArgument,
-            format!("node {} is called {name}: names are for ever", node.id),
-        ));
-    }
-    tables::put_node(writes, &node);
-    Ok(raise_version(writes, state))
 }
 
 fn set_setting(writes: &mut WriteSet<'_>, command: SetSetting) -> Result<meta_result::Kind, EngineError> {
@@ -170,6 +170,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::proto::internal::meta_command::UpdateNode;
     use crate::storage::engine::{Direction, KeyRange, PairResult, StoreId};
     use crate::types::map::Sharding;
     use crate::types::{Epoch, KeyspaceId};

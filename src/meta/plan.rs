@@ -7,7 +7,7 @@ use crate::types::limits::META_VOTERS_MAX;
 use crate::types::map::ShardMap;
 
 /// The label by which replicas of a shard keep apart.
-const ZONE: &str = "zone";
+pub(super) const ZONE: &str = "zone";
 
 /// The nodes of a static first cluster: ids follow the sorted names, from 1.
 ///
@@ -44,7 +44,7 @@ impl Spread {
     /// The loads of a map.
     pub(super) fn of(map: &ShardMap) -> Self {
         let load = |zone: Option<&String>| Load { zone: zone.cloned(), ..Load::default() };
-        let mut loads: BTreeMap<_, _> = map.nodes.values().map(|node| (node.id, load(node.labels.get(ZONE)))).collect();
+        let mut loads: BTreeMap<_, _> = map.staying().map(|node| (node.id, load(node.labels.get(ZONE)))).collect();
         for shard in map.shards.values() {
             for (at, replica) in shard.replicas.iter().enumerate() {
                 if let Some(load) = loads.get_mut(&replica.node) {
@@ -93,7 +93,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::types::map::Node;
+    use crate::types::map::{Node, Standing};
 
     #[test]
     fn founding_ids_follow_the_sorted_names() {
@@ -123,6 +123,7 @@ mod tests {
                 client_address,
                 peer_address,
                 labels: labels.into_iter().collect(),
+                standing: Standing::Member,
             };
             (node.id, node)
         };

@@ -90,8 +90,12 @@ pub struct NodeConfig {
     pub peer_listen: String,
     /// `host:port` that peers are told to connect to.
     pub peer_advertise: String,
-    /// The first members: name and peer address. This node is among them.
+    /// The first members: name and peer address. This node is among them, unless it joins.
     pub founding: BTreeMap<String, String>,
+    /// Peer address of a member that is asked to take this node in; matters for an empty data directory.
+    pub join: Option<String>,
+    /// The name of the member whose place it takes.
+    pub replace: Option<String>,
     /// For instance `zone`.
     pub labels: BTreeMap<String, String>,
     /// Replicas of the keyspace `default`, if there are as many nodes.
@@ -144,7 +148,9 @@ impl NodeConfig {
     /// The first setting that cannot be used.
     pub fn resolve(sources: &Sources) -> Result<Self, ConfigError> {
         let given = Values(sources.merged()?);
-        let name = given.parsed("name", values::name)?.unwrap_or_else(|| "n1".to_owned());
+        let replace = given.parsed("replace", values::name)?;
+        // Who takes a node's place keeps its name, unless told otherwise.
+        let name = given.parsed("name", values::name)?.or_else(|| replace.clone()).unwrap_or_else(|| "n1".to_owned());
         let addresses = Addresses::resolve(&given, &name)?;
         let value_bytes_top = (limits::REQUEST_BYTES_MAX - REQUEST_SLACK_BYTES) as u64;
         let tick = TickConfig::default();
@@ -155,6 +161,8 @@ impl NodeConfig {
             peer_listen: addresses.peer_listen,
             peer_advertise: addresses.peer_advertise,
             founding: addresses.founding,
+            join: given.parsed("join", values::reachable)?,
+            replace,
             labels: given.parsed("labels", values::labels)?.unwrap_or_default(),
             replication_factor: given.number(
                 "replication_factor",
@@ -193,6 +201,10 @@ impl NodeConfig {
                 "election_min_ms ({election_min_ms}) must be at least {HEARTBEATS_PER_ELECTION} times \
                  heartbeat_ms ({heartbeat_ms}), or followers stand against a healthy leader"
             )));
+        }
+        if self.replace.is_some() && self.join.is_none() {
+            let message = "replace needs join: give the peer address of a member that is to take this node in";
+            return Err(ConfigError::Conflict(message.to_owned()));
         }
         if election_max_ms <= election_min_ms {
             return Err(ConfigError::Conflict(format!(
@@ -237,6 +249,11 @@ impl Addresses {
             None => advertised(&client_listen, "client_addr", "client_advertise")?,
         };
         let founding = given.parsed("cluster", values::cluster)?;
+        let joins = given.0.contains_key("join");
+        if joins && founding.is_some() {
+            let message = "cluster names the first members of a new cluster, join a member of one that runs: give one";
+            return Err(ConfigError::Conflict(message.to_owned()));
+        }
         let own = match &founding {
             None => None,
             Some(founding) => Some(founding.get(name).ok_or_else(|| {
@@ -261,7 +278,8 @@ impl Addresses {
             let same = format!("client_addr and peer_addr are both {client_listen}: give each a port of its own");
             return Err(ConfigError::Conflict(same));
         }
-        let founding = founding.unwrap_or_else(|| BTreeMap::from([(name.to_owned(), peer_advertise.clone())]));
+        let alone = || (!joins).then(|| (name.to_owned(), peer_advertise.clone())).into_iter().collect();
+        let founding = founding.unwrap_or_else(alone);
         Ok(Self { client_listen, client_advertise, peer_listen, peer_advertise, founding })
     }
 }

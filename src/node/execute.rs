@@ -55,7 +55,9 @@ impl Executor {
         request: &ShardRequest,
         deadline: Instant,
     ) -> Result<ShardResponse, Failure> {
-        if request.shard_epoch != shard.epoch.0 {
+        // A newer one only says that this node's map is behind: what is no longer this shard's to serve,
+        // the fence in its state refuses.
+        if request.shard_epoch < shard.epoch.0 {
             let message = format!(
                 "shard {} is at epoch {}, not {}; refresh the map",
                 shard.id.0, shard.epoch.0, request.shard_epoch
@@ -63,11 +65,11 @@ impl Executor {
             return Err(Failure::retry(ErrorCode::WrongShard, message));
         }
         let kind = match &request.kind {
-            Some(shard_request::Kind::Command(command)) => {
-                shard_response::Kind::Command(self.propose(group, shard, command, deadline).await?)
-            }
-            Some(shard_request::Kind::Read(request)) => {
-                shard_response::Kind::Read(self.read(group, shard, request, deadline).await?)
+            Some(shard_request::Kind::Command(command)) => shard_response::Kind::Command(
+                self.propose(group, shard.id, request.shard_epoch, command, deadline).await?,
+            ),
+            Some(shard_request::Kind::Read(read)) => {
+                shard_response::Kind::Read(self.read(group, shard.id, request.shard_epoch, read, deadline).await?)
             }
             None => return Err(Failure::refused(ErrorCode::InvalidArgument, "an empty request")),
         };
@@ -82,23 +84,24 @@ impl Executor {
     async fn propose(
         &self,
         group: &Group,
-        shard: &Shard,
+        id: GroupId,
+        epoch: u64,
         command: &ShardCommand,
         deadline: Instant,
     ) -> Result<CommandResult, Failure> {
-        if command.epoch != shard.epoch.0 {
-            let message = format!("the command is for epoch {} and its request for {}", command.epoch, shard.epoch.0);
+        if command.epoch != epoch {
+            let message = format!("the command is for epoch {} and its request for {epoch}", command.epoch);
             return Err(Failure::refused(ErrorCode::InvalidArgument, message));
         }
         if grows(command) {
             self.space.admit(command.encoded_len())?;
         }
         let applied = group.propose(command.encode_to_vec().into(), deadline).await;
-        let applied = applied.map_err(|error| propose_failure(shard.id, error))?;
+        let applied = applied.map_err(|error| propose_failure(id, error))?;
         let result = CommandResult::decode(applied.answer)
             .map_err(|error| Failure::unknown(ErrorCode::Internal, format!("malformed result: {error}")))?;
         match result.kind {
-            Some(command_result::Kind::Refusal(refusal)) => Err(refused(shard.id, refusal)),
+            Some(command_result::Kind::Refusal(refusal)) => Err(refused(id, refusal)),
             Some(_) => Ok(result),
             None => Err(Failure::unknown(ErrorCode::Internal, "an empty result")),
         }
@@ -107,14 +110,14 @@ impl Executor {
     async fn read(
         &self,
         group: &Group,
-        shard: &Shard,
+        id: GroupId,
+        epoch: u64,
         request: &ShardRead,
         deadline: Instant,
     ) -> Result<ShardReadResult, Failure> {
-        let id = shard.id;
         group.read_index(deadline).await.map_err(|error| read_failure(id, error))?;
         let view = group.view().map_err(|error| self.engine_failure(id, &error))?;
-        match fence::check(&*view, shard.epoch.0) {
+        match fence::check(&*view, epoch) {
             Ok(()) => {}
             Err(ShardError::Refused(refusal)) => return Err(refused(id, *refusal)),
             Err(ShardError::Engine(error)) => return Err(self.engine_failure(id, &error)),
@@ -152,7 +155,7 @@ impl Executor {
             &self.failure,
             format!(
                 "{message}: this node cannot prove its state. Keep its data directory for those who look into it, and \
-                 bring the node back with `kvd --join ENDPOINT --replace NAME`"
+                 bring the node back with `kvd --join HOST:PORT --replace NAME`"
             ),
         );
         Failure::retry(ErrorCode::Corrupt, message)

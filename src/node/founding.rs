@@ -14,7 +14,7 @@ use crate::env::time;
 use crate::meta;
 use crate::proto::internal::{MetaCommand, meta_command};
 use crate::proto::v1;
-use crate::raft::{Group, HelloError, Host, Role};
+use crate::raft::{Group, HelloError, Host};
 use crate::types::map::ShardMap;
 use crate::types::{NodeId, ReplicaId};
 
@@ -25,7 +25,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(100);
 /// How often a wait for others is said aloud.
 const REPORT: Duration = Duration::from_secs(5);
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The nodes named by `--cluster`, by id.
 pub(super) struct Founders {
@@ -113,7 +113,7 @@ impl Founders {
     }
 
     /// The command that founds the cluster, under a new random id.
-    fn bootstrap(&self) -> MetaCommand {
+    pub(super) fn bootstrap(&self) -> MetaCommand {
         let mut cluster_id = [0; 16];
         cluster_id[..8].copy_from_slice(&chance::bits().to_le_bytes());
         cluster_id[8..].copy_from_slice(&chance::bits().to_le_bytes());
@@ -130,45 +130,6 @@ impl Founders {
         };
         MetaCommand { kind: Some(meta_command::Kind::Bootstrap(bootstrap)) }
     }
-}
-
-/// As leader of the metadata group: founds the cluster if nobody has, and brings every node into
-/// the group as learner at least, so that each holds the map. Runs until the group stops.
-pub(super) async fn lead_meta(founders: Arc<Founders>, group: Group, router: Arc<Router>) {
-    let mut status = group.watch();
-    let mut map = router.watch_map();
-    loop {
-        let leads = status.borrow_and_update().role == Role::Leader;
-        if leads {
-            let current = map.borrow_and_update().clone();
-            if let Err(reason) = lead_once(&founders, &group, &router, &current).await {
-                tracing::debug!(reason, "the metadata group is not settled yet");
-                time::sleep(RETRY).await;
-                continue;
-            }
-        }
-        tokio::select! {
-            biased;
-            changed = status.changed() => if changed.is_err() { return },
-            changed = map.changed(), if leads => if changed.is_err() { return },
-        }
-    }
-}
-
-async fn lead_once(founders: &Founders, group: &Group, router: &Router, map: &ShardMap) -> Result<(), String> {
-    let deadline = time::now() + COMMAND_TIMEOUT;
-    if map.cluster_id.is_none() {
-        router.change_meta(founders.bootstrap(), deadline).await.map_err(|failure| failure.to_string())?;
-        return Ok(());
-    }
-    let status = group.status();
-    for node in map.nodes.keys() {
-        let replica = ReplicaId(node.0);
-        if !status.voters.contains_key(&replica) && !status.learners.contains_key(&replica) {
-            group.add_learner(replica, *node, deadline).await.map_err(|error| error.to_string())?;
-        }
-    }
-    Ok(())
 }
 
 /// Keeps this node's entry in the map true to its configuration. Ends when it is.

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::env::time;
-use crate::raft::{ChangeError, Group, GroupSpec, Host, Role};
+use crate::raft::{Group, GroupError, GroupSpec, Host};
 use crate::shard::ShardMachine;
 use crate::types::map::{Shard, ShardMap};
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
@@ -16,8 +14,10 @@ use super::housekeeping;
 use super::router::Router;
 use super::tasks::Tasks;
 
-/// How long the first replica of a new shard may take to found its group before the others do.
-const FOUNDING_PATIENCE: Duration = Duration::from_secs(3);
+/// Frames tell replicas apart by their ids, which are never reused: that is stricter than the epoch of
+/// the descriptor, and a node whose map is behind does not hold its group up. The epoch in frames is
+/// that of the span, which no shard changes yet.
+const UNSPLIT: Epoch = Epoch(1);
 
 /// A shard that runs here.
 #[derive(Clone)]
@@ -59,10 +59,14 @@ impl Groups {
     async fn adopt(&self, map: &ShardMap) -> Result<(), String> {
         let Some(cluster_id) = map.cluster_id else { return Ok(()) };
         self.host.set_cluster_id(cluster_id).map_err(|error| error.to_string())?;
+        if map.has_left(self.node) {
+            return Err("this node was removed from the cluster: its data directory is of no more use".to_owned());
+        }
+        self.host.set_members(map.nodes.keys().copied().collect(), map.next_node);
         for node in map.nodes.values().filter(|node| node.id != self.node) {
             self.host.set_address(node.id, &node.peer_address);
         }
-        self.remove_forgotten(map).await?;
+        self.remove_dropped(map).await?;
         for shard in map.shards.values() {
             if let Some(replica) = shard.replica_on(self.node) {
                 self.run(shard, replica.id).await?;
@@ -76,72 +80,60 @@ impl Groups {
             return Ok(());
         }
         let machine = Arc::new(ShardMachine::new());
-        let spec = GroupSpec { group: shard.id, replica, epoch: shard.epoch };
-        let group = self.host.start_group(spec, machine.clone()).await;
+        let spec = GroupSpec { group: shard.id, replica, epoch: UNSPLIT };
+        let group = self.start(shard, spec, machine.clone()).await;
         let group = group.map_err(|error| format!("cannot start shard {}: {error}", shard.id.0))?;
         tracing::info!(shard = shard.id.0, replica = replica.0, "shard started");
-        self.found(shard, replica, &group).await?;
         self.router.add_group(shard.id, group.clone());
         self.tasks.spawn(housekeeping::run(shard.id, group.clone(), machine.clone()));
         self.running.lock().insert(shard.id, LocalShard { machine });
         Ok(())
     }
 
-    /// Groups that have something here and are shards no longer.
-    fn forgotten(&self, map: &ShardMap) -> BTreeSet<GroupId> {
-        let kept = self.host.local_replicas().into_iter().map(|(group, _)| group);
-        kept.chain(self.running.lock().keys().copied()).filter(|group| map.has_forgotten(*group)).collect()
+    /// Groups of which a replica has something here that the map has no more.
+    fn dropped(&self, map: &ShardMap) -> BTreeSet<GroupId> {
+        let kept = self.host.local_replicas().into_iter();
+        let running = self.router.groups().into_iter().map(|(id, group)| (id, group.replica()));
+        kept.chain(running).filter(|(group, replica)| map.has_dropped(*group, *replica)).map(|(id, _)| id).collect()
     }
 
-    async fn remove_forgotten(&self, map: &ShardMap) -> Result<(), String> {
-        let forgotten = self.forgotten(map);
-        if !forgotten.is_empty() {
+    async fn remove_dropped(&self, map: &ShardMap) -> Result<(), String> {
+        let dropped = self.dropped(map);
+        if !dropped.is_empty() {
             // After a crash the map must not ask for what is gone.
             self.host.flush().await.map_err(|error| format!("cannot flush the state engine: {error}"))?;
         }
-        for id in forgotten {
+        for id in dropped {
             self.remove(id).await?;
         }
         Ok(())
     }
 
-    /// Gives back what a dropped shard holds here.
+    /// Gives back what a dropped replica holds here.
     async fn remove(&self, id: GroupId) -> Result<(), String> {
         self.router.remove_group(id);
         self.running.lock().remove(&id);
         self.host.remove_group(id).await.map_err(|error| format!("cannot remove shard {}: {error}", id.0))?;
-        tracing::info!(shard = id.0, "shard removed");
+        tracing::info!(shard = id.0, "replica removed");
         Ok(())
     }
 
-    /// Starts a new shard's group with all founding replicas as voters: the first of them does it at
-    /// once and leads, the others when nobody has for a while. All write the same first entry.
-    async fn found(&self, shard: &Shard, replica: ReplicaId, group: &Group) -> Result<(), String> {
-        let founding = shard.replicas.iter().filter(|replica| replica.founding && replica.voter);
-        let founding: BTreeMap<_, _> = founding.map(|replica| (replica.id, replica.node)).collect();
-        if !founding.contains_key(&replica) || shard.epoch != Epoch(1) {
-            return Ok(());
+    /// Starts a replica. The first ones of a new shard all begin with the same voters; the first of them
+    /// stands for election at once, any other when nobody leads.
+    async fn start(&self, shard: &Shard, spec: GroupSpec, machine: Arc<ShardMachine>) -> Result<Group, GroupError> {
+        let founders = shard.replicas.iter().filter(|replica| replica.founding && replica.voter);
+        let founders: BTreeMap<_, _> = founders.map(|replica| (replica.id, replica.node)).collect();
+        // Later the voters may be others, and a replica learns them from its leader.
+        if shard.epoch != Epoch(1) || !founders.contains_key(&spec.replica) {
+            return self.host.start_group(spec, machine).await;
         }
-        if founding.keys().next() == Some(&replica) {
-            return initialize(group, founding).await;
+        let (group, begun) = self.host.found_group(spec, &founders, machine).await?;
+        if begun
+            && shard.replicas.first().is_some_and(|first| first.id == spec.replica)
+            && let Err(error) = group.elect().await
+        {
+            tracing::warn!(shard = shard.id.0, %error, "cannot stand for election");
         }
-        let group = group.clone();
-        self.tasks.spawn(async move {
-            let mut status = group.watch();
-            let begun = status.wait_for(|status| !status.voters.is_empty() || status.role == Role::Stopped);
-            if time::timeout(FOUNDING_PATIENCE, begun).await.is_err()
-                && let Err(reason) = initialize(&group, founding).await
-            {
-                tracing::warn!(reason, "a shard cannot be founded here");
-            }
-        });
-        Ok(())
-    }
-}
-
-async fn initialize(group: &Group, founding: BTreeMap<ReplicaId, NodeId>) -> Result<(), String> {
-    match group.initialize(founding).await {
-        Ok(()) | Err(ChangeError::AlreadyInitialized) => Ok(()),
-        Err(error) => Err(format!("cannot found shard {}: {error}", group.id().0)),
+        Ok(group)
     }
 }

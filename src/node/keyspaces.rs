@@ -15,8 +15,8 @@ use crate::shard::fence::RETIRED;
 use crate::types::map::ShardMap;
 use crate::types::{Epoch, GroupId};
 
-use super::Failure;
 use super::router::Router;
+use super::{Failure, change};
 
 /// Shards that are fenced at a time.
 const FENCES_AT_ONCE: usize = 16;
@@ -32,7 +32,7 @@ pub(super) async fn create(
     deadline: Instant,
 ) -> Result<v1::CreateKeyspaceResponse, Failure> {
     let name = request.name.clone();
-    change(router, Kind::CreateKeyspace(meta::place(&router.map(), request)), deadline).await?;
+    change::metadata(router, Kind::CreateKeyspace(meta::place(&router.map(), request)), deadline).await?;
     let map = router.map();
     let Some(keyspace) = map.keyspace(&name) else {
         let mut failure =
@@ -44,29 +44,29 @@ pub(super) async fn create(
     Ok(v1::CreateKeyspaceResponse { keyspace: Some(keyspace.into()), shards })
 }
 
-/// Ends the service of a keyspace.
+/// Takes a keyspace away. Returns when all its shards are fenced and gone: before that, a node whose map
+/// is old may still serve one.
 pub(super) async fn drop(
     router: &Router,
     request: v1::DropKeyspaceRequest,
     deadline: Instant,
 ) -> Result<v1::DropKeyspaceResponse, Failure> {
     let v1::DropKeyspaceRequest { name, keyspace_id } = request;
-    change(router, Kind::DropKeyspace(DropKeyspace { name, keyspace_id }), deadline).await?;
-    Ok(v1::DropKeyspaceResponse {})
-}
-
-/// Changes the map, and waits until this node's shows it: who asks this node next must find it.
-async fn change(router: &Router, kind: Kind, deadline: Instant) -> Result<(), Failure> {
-    let version = router.change_meta(MetaCommand { kind: Some(kind) }, deadline).await?;
+    let drop = DropKeyspace { name: name.clone(), keyspace_id };
+    change::metadata(router, Kind::DropKeyspace(drop), deadline).await?;
+    let dropping = router.map().keyspaces.values().find(|keyspace| keyspace.name == name).map(|keyspace| keyspace.id);
     let mut map = router.watch_map();
-    let shown = map.wait_for(|map| map.version >= version);
-    if time::timeout_at(deadline, shown).await.is_err() {
-        let message = "the change is made, but this node has not heard of it in time";
+    let gone = map.wait_for(|map| dropping.is_none_or(|id| !map.keyspaces.contains_key(&id)));
+    if time::timeout_at(deadline, gone).await.is_err() {
+        let message = format!(
+            "keyspace `{name}` is being dropped, but not all of its shards have confirmed it yet: this goes on by \
+             itself; `kvctl keyspace list` shows when it is gone"
+        );
         let mut failure = Failure::refused(ErrorCode::Timeout, message);
         failure.detail.set_outcome(Outcome::Applied);
         return Err(failure);
     }
-    Ok(())
+    Ok(v1::DropKeyspaceResponse {})
 }
 
 /// As leader of the metadata group: takes the shards of dropped keyspaces apart. Runs until the group

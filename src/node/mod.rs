@@ -3,8 +3,10 @@
 //! | file | what |
 //! |---|---|
 //! | [`server`](Node) | what is opened at start, in which order, and how it ends |
-//! | `founding` | the first start of a static cluster; what a node says of itself |
+//! | `origin`, `founding` | who a node is at its start; the first start of a static cluster |
 //! | `groups` | follows the map: which groups run here |
+//! | `members`, `keyspaces`, `operations` | what the leader of the metadata group does: members, dropped keyspaces, replicas that move |
+//! | `replicas`, `leaders` | what the leader of a shard does: changes its members, hands over |
 //! | `housekeeping` | what the leader of a shard does when time passes |
 //! | `router`, `route` | takes a request to the leader of its shard |
 //! | `execute` | executes it there |
@@ -14,6 +16,7 @@
 //! | `config`, `telemetry` | settings and metrics |
 //! | [`dev`] | several nodes on one machine, as child processes |
 
+mod change;
 mod config;
 pub mod dev;
 mod execute;
@@ -23,6 +26,11 @@ mod groups;
 mod housekeeping;
 mod keyspaces;
 mod kv;
+mod leaders;
+mod members;
+mod operations;
+mod origin;
+mod replicas;
 mod route;
 mod router;
 mod scan;

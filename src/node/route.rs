@@ -190,6 +190,7 @@ mod tests {
                 .map(|shard| (shard.id, shard))
                 .into(),
             next_shard: GroupId(5),
+            ..ShardMap::default()
         }
     }
 

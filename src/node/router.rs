@@ -15,20 +15,24 @@ use crate::env::chance;
 use crate::env::net::BoxFuture;
 use crate::env::time::{self, Instant};
 use crate::proto::internal::{
-    GroupRequest, GroupResponse, LeaderMoved, MetaCommand, MetaResult, MoveLeader, ShardRequest, ShardResponse,
-    group_request, group_response, meta_result,
+    ChangeMembership, GroupRequest, GroupResponse, JoinRequest, JoinResponse, LeaderMoved, MembershipChanged,
+    MetaCommand, MetaResult, MoveLeader, Operations, Replicas, ReplicasState, ShardRequest, ShardResponse,
+    group_request, group_response, meta_command, meta_result,
 };
-use crate::proto::v1::{ErrorCode, MoveLeaderResponse};
-use crate::raft::{ForwardError, ForwardHandler, Group, Host};
+use crate::proto::v1::{ErrorCode, MoveLeaderResponse, OperationsResponse};
+use crate::raft::{ForwardError, Group, Host, PeerHandler};
 use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
-use super::Failure;
 use super::execute::{self, Executor};
+use super::operations::Board;
+use super::{Failure, members, replicas};
 
 /// First and longest pause between two tries to find a leader.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
+/// How long a moved leadership waits to be remembered.
+const PREFER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Shortest pause, so that a try never follows at once.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 
@@ -41,6 +45,17 @@ pub(super) struct Router {
     groups: Mutex<BTreeMap<GroupId, Group>>,
     /// Where a group's leader was last said to be, for groups without a replica here.
     hints: Mutex<BTreeMap<GroupId, NodeId>>,
+    /// How far operations are, while this node leads the metadata group.
+    board: Board,
+}
+
+/// A change of the map that was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct MetaDone {
+    /// The map shows it from this version on.
+    pub(super) version: u64,
+    /// The id that it gave, if it gives one.
+    pub(super) id: u64,
 }
 
 enum Place {
@@ -51,7 +66,7 @@ enum Place {
 
 impl Router {
     pub(super) fn new(node: NodeId, host: Host, map: watch::Receiver<Arc<ShardMap>>, executor: Executor) -> Self {
-        Self { node, host, map, executor, groups: Mutex::default(), hints: Mutex::default() }
+        Self { node, host, map, executor, groups: Mutex::default(), hints: Mutex::default(), board: Board::default() }
     }
 
     /// The map as this node holds it.
@@ -88,12 +103,41 @@ impl Router {
         Ok(response)
     }
 
-    /// Proposes a command to the metadata group. Returns the version of the map that shows it.
-    pub(super) async fn change_meta(&self, command: MetaCommand, deadline: Instant) -> Result<u64, Failure> {
+    /// How far operations are.
+    pub(super) fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// The running operations, as the leader of the metadata group knows them.
+    pub(super) async fn operations(&self, deadline: Instant) -> Result<OperationsResponse, Failure> {
+        let answer = self.lead(GroupId::META, group_request::Kind::Operations(Operations {}), deadline).await?;
+        let group_response::Kind::Operations(operations) = answer else { return Err(unexpected()) };
+        Ok(operations)
+    }
+
+    /// The replicas of a group, as its leader sees them.
+    pub(super) async fn replicas(&self, id: GroupId, deadline: Instant) -> Result<ReplicasState, Failure> {
+        let answer = self.lead(id, group_request::Kind::Replicas(Replicas {}), deadline).await?;
+        let group_response::Kind::Replicas(state) = answer else { return Err(unexpected()) };
+        Ok(state)
+    }
+
+    /// Has the leader of a group change its members.
+    pub(super) async fn change_membership(
+        &self,
+        id: GroupId,
+        change: ChangeMembership,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        self.lead(id, group_request::Kind::ChangeMembership(change), deadline).await.map(|_| ())
+    }
+
+    /// Proposes a command to the metadata group.
+    pub(super) async fn change_meta(&self, command: MetaCommand, deadline: Instant) -> Result<MetaDone, Failure> {
         let answer = self.lead(GroupId::META, group_request::Kind::Meta(command), deadline).await?;
         let group_response::Kind::Meta(result) = answer else { return Err(unexpected()) };
         match result.kind.ok_or_else(unexpected)? {
-            meta_result::Kind::Version(version) => Ok(version),
+            meta_result::Kind::Version(version) => Ok(MetaDone { version, id: result.id }),
             meta_result::Kind::Refusal(refusal) => Err(refusal.into()),
         }
     }
@@ -114,10 +158,28 @@ impl Router {
             let message = format!("node {} is not a member; see `kvctl member list`", to.0);
             return Err(Failure::refused(ErrorCode::NodeNotFound, message));
         }
+        let term = self.transfer_leader(id, to, deadline).await?;
+        if id != GroupId::META {
+            self.prefer(id, to, deadline.min(time::now() + PREFER_TIMEOUT)).await;
+        }
+        Ok(MoveLeaderResponse { leader_node_id: to.0, term })
+    }
+
+    /// Hands the leadership of a group to its replica on `to`, for now. Returns its term.
+    pub(super) async fn transfer_leader(&self, id: GroupId, to: NodeId, deadline: Instant) -> Result<u64, Failure> {
         let request = group_request::Kind::MoveLeader(MoveLeader { to_node_id: to.0 });
         let answer = self.lead(id, request, deadline).await?;
         let group_response::Kind::LeaderMoved(moved) = answer else { return Err(unexpected()) };
-        Ok(MoveLeaderResponse { leader_node_id: to.0, term: moved.term })
+        Ok(moved.term)
+    }
+
+    /// Has the map remember who is to lead, or the leadership would move back in time.
+    async fn prefer(&self, id: GroupId, to: NodeId, deadline: Instant) {
+        let prefer = meta_command::PreferLeader { shard_id: id.0, node_id: to.0 };
+        let command = MetaCommand { kind: Some(meta_command::Kind::PreferLeader(prefer)) };
+        if let Err(failure) = self.change_meta(command, deadline).await {
+            tracing::warn!(shard = id.0, %failure, "the leadership was moved, but may move back");
+        }
     }
 
     /// Brings a request to the leader of its group, wherever that is.
@@ -143,11 +205,12 @@ impl Router {
 
     fn locate(&self, id: GroupId) -> Place {
         if let Some(group) = self.groups.lock().get(&id).cloned() {
-            return match group.leader() {
-                Some((_, node)) if node == self.node => Place::Here(group),
-                Some((_, node)) => Place::There(node),
-                None => Place::Nowhere,
-            };
+            match group.leader() {
+                Some((_, node)) if node == self.node => return Place::Here(group),
+                Some((_, node)) => return Place::There(node),
+                // A replica that the leader has not taken in yet, or has let go, hears of none; the others may.
+                None => {}
+            }
         }
         if let Some(&node) = self.hints.lock().get(&id) {
             return Place::There(node);
@@ -181,6 +244,12 @@ impl Router {
                 let result = MetaResult::decode(applied.answer).map_err(|error| malformed(&error))?;
                 Ok(group_response::Kind::Meta(result))
             }
+            group_request::Kind::Replicas(_) => Ok(group_response::Kind::Replicas(replicas::state(id, group)?)),
+            group_request::Kind::ChangeMembership(request) => {
+                replicas::change(id, group, request, deadline).await?;
+                Ok(group_response::Kind::MembershipChanged(MembershipChanged {}))
+            }
+            group_request::Kind::Operations(_) => Ok(group_response::Kind::Operations(self.board.list(&self.map()))),
             group_request::Kind::MoveLeader(request) => {
                 let term = transfer(id, group, NodeId(request.to_node_id), deadline).await?;
                 Ok(group_response::Kind::LeaderMoved(LeaderMoved { term }))
@@ -199,7 +268,13 @@ impl Router {
         request: &group_request::Kind,
         deadline: Instant,
     ) -> Result<group_response::Kind, Failure> {
-        let writes = !matches!(request, group_request::Kind::Shard(request) if !execute::is_write(request));
+        let writes = match request {
+            group_request::Kind::Shard(request) => execute::is_write(request),
+            group_request::Kind::Replicas(_) | group_request::Kind::Operations(_) => false,
+            group_request::Kind::Meta(_)
+            | group_request::Kind::MoveLeader(_)
+            | group_request::Kind::ChangeMembership(_) => true,
+        };
         let encoded = GroupRequest { kind: Some(request.clone()) }.encode_to_vec().into();
         let error = match self.host.forward(node, id, encoded, deadline).await {
             Ok(answer) => {
@@ -274,13 +349,17 @@ impl Router {
     }
 }
 
-impl ForwardHandler for Router {
+impl PeerHandler for Router {
     fn forward(&self, id: GroupId, request: Bytes, deadline: Instant) -> BoxFuture<'_, Bytes> {
         Box::pin(async move {
             let result = self.handle_forwarded(id, request, deadline).await;
             let kind = result.unwrap_or_else(|failure| group_response::Kind::Refusal(failure.into()));
             GroupResponse { kind: Some(kind) }.encode_to_vec().into()
         })
+    }
+
+    fn join(&self, request: JoinRequest, deadline: Instant) -> BoxFuture<'_, JoinResponse> {
+        Box::pin(members::join(self, request, deadline))
     }
 }
 

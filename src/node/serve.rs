@@ -12,7 +12,7 @@ use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
 use super::service::{Readiness, Service};
-use super::{Failure, Node, keyspaces};
+use super::{Failure, Node, keyspaces, members, operations};
 
 /// Keyspace name under which the metadata group is listed.
 const META_NAME: &str = "(metadata)";
@@ -68,6 +68,42 @@ impl Service for Node {
         deadline: Instant,
     ) -> Result<v1::MoveLeaderResponse, Failure> {
         self.inner.router.move_leader(GroupId(request.shard_id), NodeId(request.to_node_id), deadline).await
+    }
+
+    async fn change_replicas(
+        &self,
+        request: v1::ChangeReplicasRequest,
+        deadline: Instant,
+    ) -> Result<v1::ChangeReplicasResponse, Failure> {
+        operations::change_replicas(&self.inner.router, request, deadline).await
+    }
+
+    async fn operations(&self, _: v1::OperationsRequest, deadline: Instant) -> Result<v1::OperationsResponse, Failure> {
+        self.inner.router.operations(deadline).await
+    }
+
+    async fn cancel_operation(
+        &self,
+        request: v1::CancelOperationRequest,
+        deadline: Instant,
+    ) -> Result<v1::CancelOperationResponse, Failure> {
+        operations::cancel(&self.inner.router, request, deadline).await
+    }
+
+    async fn add_member(
+        &self,
+        request: v1::AddMemberRequest,
+        deadline: Instant,
+    ) -> Result<v1::AddMemberResponse, Failure> {
+        members::add(&self.inner.router, request, deadline).await
+    }
+
+    async fn remove_member(
+        &self,
+        request: v1::RemoveMemberRequest,
+        deadline: Instant,
+    ) -> Result<v1::RemoveMemberResponse, Failure> {
+        members::remove(&self.inner.router, request, deadline).await
     }
 
     async fn create_keyspace(

@@ -23,13 +23,14 @@ use crate::types::{ClusterId, Epoch, GroupId, NodeId, ReplicaId};
 
 use super::NodeConfig;
 use super::execute::Executor;
-use super::founding::{self, Founders};
+use super::founding;
 use super::groups::Groups;
-use super::keyspaces;
 use super::kv::Kv;
+use super::origin::Origin;
 use super::router::Router;
 use super::space::SpaceGuard;
 use super::tasks::Tasks;
+use super::{keyspaces, leaders, members, operations};
 
 const LOCK: &str = "LOCK";
 const LOG: &str = "log";
@@ -73,7 +74,7 @@ pub enum StartError {
     Log(LogError),
     /// The log is damaged before its end.
     #[error(
-        "the Raft log is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`"
+        "the Raft log is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join HOST:PORT --replace NAME`"
     )]
     Quarantined(String),
     /// The state engine cannot be opened.
@@ -81,7 +82,7 @@ pub enum StartError {
     Engine(EngineError),
     /// The state engine's files are damaged.
     #[error(
-        "the state engine is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join ENDPOINT --replace NAME`"
+        "the state engine is damaged and this node cannot prove its state: {0}; remove the data directory and bring the node back with `kvd --join HOST:PORT --replace NAME`"
     )]
     EngineDamaged(String),
     /// The peer port or a group cannot be started.
@@ -91,7 +92,7 @@ pub enum StartError {
     #[error("the cluster cannot be founded: {0}")]
     Founding(String),
     /// The disk is empty but the cluster is not new.
-    #[error("{peer} already belongs to a cluster{}, so this empty data directory must not found one: if this node lost its disk, bring it back with `kvd --join ENDPOINT --replace NAME`", cluster.map(|id| format!(" ({id})")).unwrap_or_default())]
+    #[error("{peer} already belongs to a cluster{}, so this empty data directory must not found one: if this node lost its disk, bring it back with `kvd --join HOST:PORT --replace NAME`", cluster.map(|id| format!(" ({id})")).unwrap_or_default())]
     Wiped {
         /// The peer's name.
         peer: String,
@@ -165,11 +166,12 @@ impl Node {
             let held = error.kind() == std::io::ErrorKind::WouldBlock;
             if held { StartError::Locked(dir.clone()) } else { data_dir(error) }
         })?;
-        let founders = Founders::new(&config)?;
         if let Err(error) = space_guard(&config).make_room(&*env.disk, &dir) {
             tracing::warn!(%error, "cannot tell how much space the data disk has");
         }
-        let identity = Identity::open(env.disk.clone(), &dir, &config.name, founders.node, Founders::hash(&config))?;
+        let origin = Origin::of(&config, &env).await?;
+        let Origin { node, founding_hash, cluster_id, .. } = origin;
+        let identity = Identity::open(env.disk.clone(), &dir, &config.name, node, founding_hash, cluster_id)?;
         let peers = PeerBook::open(env.disk.clone(), &dir)?;
         let log_config = LogConfig { segment_bytes: config.log_segment_bytes, ..LogConfig::default() };
         let (log, recovery) = Log::open(&env, &dir.join(LOG), log_config).await?;
@@ -191,20 +193,20 @@ impl Node {
         let host_config =
             HostConfig { tick, log_entries_kept, snapshot_chunk_bytes, ..HostConfig::new(&config.peer_listen) };
         let host = Host::start(env.clone(), host_config, identity, peers, log.clone(), engine.clone(), catalog).await?;
-        founders.peers().for_each(|(id, address)| host.set_address(id, address));
-        Self::run(config, env, founders, host, log, engine, lock).await
+        origin.peers().for_each(|(id, address)| host.set_address(id, address));
+        Self::run(config, env, origin, host, log, engine, lock).await
     }
 
     async fn run(
         config: NodeConfig,
         env: Env,
-        founders: Founders,
+        origin: Origin,
         host: Host,
         log: Log,
         engine: Arc<dyn Engine>,
         lock: Box<dyn DirLock>,
     ) -> Result<Self, StartError> {
-        let id = founders.node;
+        let id = origin.node;
         let machine = Arc::new(MetaMachine::new());
         let spec = GroupSpec { group: GroupId::META, replica: ReplicaId(id.0), epoch: Epoch(0) };
         let meta =
@@ -217,7 +219,7 @@ impl Node {
         let executor = Executor::new(id, space.clone(), env.workers, failure.clone());
         let router = Arc::new(Router::new(id, host.clone(), machine.map(), executor));
         router.add_group(GroupId::META, meta.clone());
-        host.set_forward_handler(router.clone());
+        host.set_peer_handler(router.clone());
         let tasks = Tasks::default();
         let groups = Arc::new(Groups::new(id, host.clone(), router.clone(), tasks.clone()));
         let limits = WriteLimits { value_bytes_max: config.value_bytes_max, ..WriteLimits::default() };
@@ -239,27 +241,31 @@ impl Node {
             _lock: lock,
         };
         let node = Self { inner: Arc::new(inner) };
-        node.spawn_tasks(Arc::new(founders), &env);
+        node.spawn_tasks(Arc::new(origin), &env);
         Ok(node)
     }
 
-    fn spawn_tasks(&self, founders: Arc<Founders>, env: &Env) {
+    fn spawn_tasks(&self, origin: Arc<Origin>, env: &Env) {
         let inner = &self.inner;
         let tasks = &inner.tasks;
-        for (_, address) in founders.peers() {
+        for (_, address) in origin.peers() {
             tasks.spawn(founding::announce(inner.host.clone(), address.to_owned()));
         }
         let watch_space =
             inner.space.clone().watch(env.disk.clone(), inner.config.data_dir.clone(), env.workers.start("space"));
         tasks.spawn(watch_space);
-        tasks.spawn(founding::lead_meta(founders.clone(), inner.meta.clone(), inner.router.clone()));
+        tasks.spawn(members::lead(origin.clone(), inner.meta.clone(), inner.router.clone()));
         tasks.spawn(keyspaces::take_apart(inner.meta.clone(), inner.router.clone()));
+        tasks.spawn(operations::lead(inner.meta.clone(), inner.router.clone()));
+        tasks.spawn(leaders::keep(inner.id, inner.router.clone()));
         tasks.spawn(founding::register(inner.config.clone(), inner.id, inner.router.clone()));
         let meta_log = inner.log.group(GroupId::META).state();
         let empty = meta_log.last.is_none() && meta_log.purged.is_none();
         let (host, meta, failure) = (inner.host.clone(), inner.meta.clone(), inner.failure.clone());
         tasks.spawn(async move {
-            if let Err(error) = founders.found(&host, &meta, empty).await {
+            if let Some(founders) = &origin.founders
+                && let Err(error) = founders.found(&host, &meta, empty).await
+            {
                 fail(&failure, error.to_string());
             }
         });

@@ -62,6 +62,16 @@ pub trait Service: Send + Sync + 'static {
         close_session: CloseSessionRequest -> CloseSessionResponse;
         /// Hands over the leadership of a shard.
         move_leader: MoveLeaderRequest -> MoveLeaderResponse;
+        /// Makes a replica of a shard, or takes one away.
+        change_replicas: ChangeReplicasRequest -> ChangeReplicasResponse;
+        /// The running operations on shards.
+        operations: OperationsRequest -> OperationsResponse;
+        /// Has an operation undone.
+        cancel_operation: CancelOperationRequest -> CancelOperationResponse;
+        /// Announces a node.
+        add_member: AddMemberRequest -> AddMemberResponse;
+        /// Begins to take a node out.
+        remove_member: RemoveMemberRequest -> RemoveMemberResponse;
         /// Makes a keyspace.
         create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
         /// Ends the service of a keyspace, and takes it away.

@@ -1,6 +1,6 @@
 //! The shard map on the wire and back. What comes from outside is checked, never trusted.
 
-use crate::types::map::{Keyspace, Node, Replica, Shard, ShardMap, Sharding};
+use crate::types::map::{Keyspace, Node, Replica, Shard, ShardMap, Sharding, Standing};
 use crate::types::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, ReplicaId, Span};
 
 use super::v1;
@@ -18,13 +18,25 @@ impl From<&Node> for v1::Node {
             client_address: node.client_address.clone(),
             peer_address: node.peer_address.clone(),
             labels: node.labels.clone().into_iter().collect(),
+            standing: match node.standing {
+                Standing::Member => v1::NodeStanding::Member,
+                Standing::Awaited => v1::NodeStanding::Awaited,
+                Standing::Leaving => v1::NodeStanding::Leaving,
+            }
+            .into(),
         }
     }
 }
 
 impl From<v1::Node> for Node {
     fn from(node: v1::Node) -> Self {
+        let standing = match node.standing() {
+            v1::NodeStanding::Member => Standing::Member,
+            v1::NodeStanding::Awaited => Standing::Awaited,
+            v1::NodeStanding::Leaving => Standing::Leaving,
+        };
         Self {
+            standing,
             id: NodeId(node.id),
             name: node.name,
             client_address: node.client_address,
@@ -176,6 +188,7 @@ impl TryFrom<v1::MapResponse> for ShardMap {
             keyspaces: keyspaces.map(|item| item.map(|item| (item.id, item))).collect::<Result<_, _>>()?,
             shards: shards.map(|item| item.map(|item| (item.id, item))).collect::<Result<_, _>>()?,
             next_shard: GroupId(map.next_shard_id),
+            ..Self::default()
         })
     }
 }
@@ -195,6 +208,7 @@ mod tests {
             client_address: "127.0.0.1:2379".into(),
             peer_address: "127.0.0.1:2380".into(),
             labels: BTreeMap::from([("zone".into(), "a".into())]),
+            standing: Standing::Leaving,
         };
         let keyspace = |id, sharding| Keyspace {
             id: KeyspaceId(id),
@@ -223,6 +237,7 @@ mod tests {
                 .map(|(id, span)| (GroupId(id), shard(id, span)))
                 .into(),
             next_shard: GroupId(9),
+            ..ShardMap::default()
         }
     }
 

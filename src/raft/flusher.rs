@@ -182,7 +182,7 @@ mod tests {
     async fn an_engine_that_has_failed_is_noticed_without_a_write() {
         let disk = Disk::new();
         let engine: Arc<dyn Engine> = Arc::new(disk.stores.open());
-        let identity = Identity::open(Arc::new(RealDisk), disk.dir.path(), "n1", NodeId(1), 1).unwrap();
+        let identity = Identity::open(Arc::new(RealDisk), disk.dir.path(), "n1", NodeId(1), 1, None).unwrap();
         let book = PeerBook::open(Arc::new(RealDisk), disk.dir.path()).unwrap();
         let worker = Workers::threads().start("flush");
         let peers = Arc::new(Peers::new(identity, book, worker.clone(), || 0));

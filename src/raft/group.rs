@@ -1,13 +1,11 @@
 //! One replica of one group, as the node sees it: propose, read, watch, change its members.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError};
 use tokio::sync::watch;
 
 use super::apply::LogPosition;
@@ -16,7 +14,7 @@ use super::machine::{Machine, Replica};
 use super::read_index::ReadIndex;
 use super::status;
 pub use super::status::{GroupStatus, Role};
-use super::types::{Command, Place, TypeConfig};
+use super::types::{Command, TypeConfig};
 use crate::env::time;
 use crate::storage::engine::{EngineError, View};
 use crate::storage::log::GroupLog;
@@ -94,29 +92,6 @@ pub enum ReadError {
     #[error("the replica has stopped: {0}")]
     Stopped(String),
 }
-
-/// Why a group's members or leader were not changed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// The group has members already: nothing was changed.
-    #[error("the group is initialised already")]
-    AlreadyInitialized,
-    /// Nothing was changed; the leader, if known, can do it.
-    #[error("this replica does not lead")]
-    NotLeader {
-        /// Who does.
-        leader: Leader,
-    },
-    /// Nothing was changed.
-    #[error("refused: {0}")]
-    Refused(String),
-    /// It may happen yet.
-    #[error("the outcome is unknown: {0}")]
-    Unknown(String),
-}
-
-/// A voter that was silent for longer than this and four heartbeats is asked for nothing.
-const HEIR_SILENCE_BASE: Duration = Duration::from_millis(500);
 
 pub(super) type Raft = openraft::Raft<TypeConfig, Machine>;
 
@@ -225,91 +200,6 @@ impl Group {
     pub fn watch(&self) -> watch::Receiver<GroupStatus> {
         self.core.status.subscribe()
     }
-
-    /// Founds the group with its first voters. At most one of them need be asked; asking several
-    /// with the same voters is harmless.
-    ///
-    /// # Errors
-    /// [`ChangeError::AlreadyInitialized`] when it has members.
-    pub async fn initialize(&self, voters: BTreeMap<ReplicaId, NodeId>) -> Result<(), ChangeError> {
-        let members: BTreeMap<u64, Place> =
-            voters.into_iter().map(|(replica, node)| (replica.0, Place { node })).collect();
-        match self.core.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(ChangeError::AlreadyInitialized),
-            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
-                Err(ChangeError::Refused(error.to_string()))
-            }
-            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Unknown(fatal.to_string())),
-        }
-    }
-
-    /// Adds a replica without a vote, and waits until it has nearly caught up.
-    ///
-    /// # Errors
-    /// When this replica does not lead, or the change was not committed in time.
-    pub async fn add_learner(
-        &self,
-        replica: ReplicaId,
-        node: NodeId,
-        deadline: time::Instant,
-    ) -> Result<(), ChangeError> {
-        changed(time::timeout_at(deadline, self.core.raft.add_learner(replica.0, Place { node }, true)).await)
-    }
-
-    /// Makes exactly these replicas voters. Others leave the group.
-    ///
-    /// # Errors
-    /// When this replica does not lead, one of them is not part of the group, or the change was not
-    /// committed in time.
-    pub async fn change_voters(&self, voters: BTreeSet<ReplicaId>, deadline: time::Instant) -> Result<(), ChangeError> {
-        let voters: BTreeSet<u64> = voters.into_iter().map(|replica| replica.0).collect();
-        changed(time::timeout_at(deadline, self.core.raft.change_membership(voters, false)).await)
-    }
-
-    /// The other voters that answer, those that answered last first. Empty when this replica does not
-    /// lead.
-    pub fn heirs(&self) -> Vec<ReplicaId> {
-        let silence = HEIR_SILENCE_BASE + Duration::from_millis(self.core.raft.config().heartbeat_interval) * 4;
-        let now = time::now();
-        let metrics = self.core.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let answered = metrics.heartbeat.iter().flatten();
-        let voters = membership.voter_ids().collect::<BTreeSet<_>>();
-        let others = answered.filter(|(id, _)| **id != self.core.replica.0 && voters.contains(id));
-        let heard = others.filter_map(|(id, at)| Some((at.as_ref()?.into_inner().instant(), ReplicaId(*id))));
-        let mut heirs: Vec<_> = heard.filter(|(at, _)| now.saturating_duration_since(*at) < silence).collect();
-        heirs.sort_by(|left, right| right.cmp(left));
-        heirs.into_iter().map(|(_, replica)| replica).collect()
-    }
-
-    /// Hands leadership over and waits until this replica has seen it. Returns the new leader's term.
-    ///
-    /// # Errors
-    /// When this replica does not lead, `to` has no vote, or it did not take over in time.
-    pub async fn transfer_leader(&self, to: ReplicaId, deadline: time::Instant) -> Result<u64, ChangeError> {
-        let status = self.status();
-        if status.role != Role::Leader {
-            return Err(ChangeError::NotLeader { leader: status.leader });
-        }
-        if to == self.core.replica {
-            return Ok(status.term);
-        }
-        if !status.voters.contains_key(&to) {
-            return Err(ChangeError::Refused(format!("{to} is no voter of {}", self.core.group)));
-        }
-        let asked = self.core.raft.trigger().transfer_leader(to.0).await;
-        asked.map_err(|fatal| ChangeError::Unknown(fatal.to_string()))?;
-        let mut changes = self.watch();
-        let taken = changes.wait_for(|now| now.leader.is_some_and(|(leader, _)| leader == to));
-        match time::timeout_at(deadline, taken).await {
-            // As of then: the leadership may have moved on.
-            Ok(Ok(now)) => Ok(now.term),
-            Ok(Err(_)) => Err(ChangeError::Unknown("the group was stopped".to_owned())),
-            Err(_) => Err(ChangeError::Unknown(format!("{to} has not taken over in time"))),
-        }
-    }
 }
 
 impl Core {
@@ -375,27 +265,10 @@ fn propose_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> 
     }
 }
 
-fn changed<T>(
-    result: Result<Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>, time::Elapsed>,
-) -> Result<(), ChangeError> {
-    match result {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-            Err(ChangeError::NotLeader { leader: leader_of(&to) })
-        }
-        Ok(Err(RaftError::APIError(
-            error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
-        ))) => Err(ChangeError::Refused(error.to_string())),
-        Ok(Err(error @ (RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) | RaftError::Fatal(_)))) => {
-            Err(ChangeError::Unknown(error.to_string()))
-        }
-        Err(_) => Err(ChangeError::Unknown("it was not committed in time".to_owned())),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::types::Place;
 
     #[test]
     fn only_a_refusal_before_appending_says_not_applied() {

@@ -1,5 +1,6 @@
 //! The groups of one node: one log, one engine, one peer port under all of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::apply::Apply;
 use super::flusher::{Flusher, LOG_ENTRIES_KEPT};
 use super::group::{Group, GroupSpec};
-use super::peers::{Identity, IdentityError, PeerBook, Peers, Route};
+use super::peers::{Identity, IdentityError, PROTOCOL, PeerBook, Peers, Route};
 use super::registry::Registry;
 use super::settings::{self, TickConfig};
 use super::start::{self, Ground, GroupError};
@@ -22,6 +23,7 @@ use crate::env::work::Worker;
 use crate::env::{Env, net};
 use crate::proto::internal as wire;
 use crate::proto::internal::peer_error::Code;
+use crate::proto::v1;
 use crate::storage::engine::Engine;
 use crate::storage::engine::catalog::Catalog;
 use crate::storage::engine::stream::CHUNK_BYTES_TARGET;
@@ -29,7 +31,7 @@ use crate::storage::log::Log;
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 use crate::types::{ClusterId, GroupId, NodeId, ReplicaId};
 
-pub use super::transport::ForwardHandler;
+pub use super::transport::PeerHandler;
 
 /// Threads that apply; a group stays with one.
 const APPLY_WORKERS: usize = 2;
@@ -114,6 +116,28 @@ pub enum ForwardError {
     /// It may have been applied.
     #[error("the outcome is unknown: {0}")]
     Unknown(String),
+}
+
+/// Asks the member whose peer port is at `address` to take a new node in; returns its cluster and its
+/// id. Asking again with the same token does no harm.
+///
+/// # Errors
+/// When nobody answers there in time, or the cluster does not want it.
+pub async fn join(
+    net: &dyn net::Network,
+    address: &str,
+    node: v1::Node,
+    token: u64,
+    replace: &str,
+) -> Result<(ClusterId, NodeId), HelloError> {
+    let request = wire::JoinRequest {
+        node: Some(node),
+        token,
+        replace: replace.to_owned(),
+        protocol: PROTOCOL,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    transport::join(net, address, request).await
 }
 
 /// The groups of one node.
@@ -239,6 +263,12 @@ impl Host {
         self.inner.links.set_address(node, address);
     }
 
+    /// Says who the members are, out of all nodes with an id below `next`. Whoever has left is not
+    /// listened to, and ends when it says hello.
+    pub fn set_members(&self, ids: BTreeSet<NodeId>, next: NodeId) {
+        self.inner.registry.peers.set_members(ids, next);
+    }
+
     /// Makes the cluster id durable and says it from now on.
     ///
     /// # Errors
@@ -264,9 +294,9 @@ impl Host {
         }
     }
 
-    /// Sets who answers requests that other nodes pass on.
-    pub fn set_forward_handler(&self, handler: Arc<dyn ForwardHandler>) {
-        self.inner.service.set_forward_handler(handler);
+    /// Sets who answers what other nodes ask of this one.
+    pub fn set_peer_handler(&self, handler: Arc<dyn PeerHandler>) {
+        self.inner.service.set_handler(handler);
     }
 
     /// Passes a request for a group on to another node.
@@ -316,6 +346,24 @@ impl Host {
         let core = start::start(&self.inner.ground, spec, machine).await?;
         self.inner.registry.insert(core.clone());
         Ok(Group { core })
+    }
+
+    /// The same for one of the first replicas of a group, which all get the same first entry. Returns
+    /// whether that was now.
+    ///
+    /// # Errors
+    /// As [`Host::start_group`].
+    pub async fn found_group(
+        &self,
+        spec: GroupSpec,
+        founders: &BTreeMap<ReplicaId, NodeId>,
+        machine: Arc<dyn Apply>,
+    ) -> Result<(Group, bool), GroupError> {
+        let begun = {
+            let _one_at_a_time = self.inner.changing.lock().await;
+            start::begin(&self.inner.ground, spec, founders).await?
+        };
+        Ok((self.start_group(spec, machine).await?, begun))
     }
 
     /// The running replica of a group.

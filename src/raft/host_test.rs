@@ -3,7 +3,9 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::env::net::BoxFuture;
-use crate::raft::group::{ChangeError, ProposeError, ReadError, Role};
+use crate::proto::internal::join_response::{Joined, Kind};
+use crate::raft::group::{ProposeError, ReadError, Role};
+use crate::raft::members::ChangeError;
 use crate::raft::test_bed::{Chain, Disk, command};
 use crate::raft::test_cluster::{Cluster, GROUP, soon, until};
 use crate::storage::engine::memory::MemoryStores;
@@ -245,7 +247,7 @@ async fn trap_9_a_wiped_host_is_refused_and_told_what_to_do() {
     cluster.start(2).await;
     let refused = cluster.nodes[2].process().host.clone();
     let message = cluster.nodes[2].process().run(async move { refused.refused().await }).await;
-    assert!(message.contains("kvd --join ENDPOINT --replace node-3"), "{message}");
+    assert!(message.contains("kvd --join HOST:PORT --replace node-3"), "{message}");
     // The other two go on, and nothing reaches the wiped one.
     let last = cluster.put("y").await.at.index;
     until("both have it", || {
@@ -425,9 +427,14 @@ async fn introductions_tell_who_is_who() {
 
 struct Echo;
 
-impl ForwardHandler for Echo {
+impl PeerHandler for Echo {
     fn forward(&self, group: GroupId, request: Bytes, _deadline: time::Instant) -> BoxFuture<'_, Bytes> {
         Box::pin(async move { format!("{group}:{}", request.escape_ascii()).into() })
+    }
+
+    fn join(&self, request: wire::JoinRequest, _deadline: time::Instant) -> BoxFuture<'_, wire::JoinResponse> {
+        let joined = Joined { cluster_id: vec![7; 16].into(), node_id: request.token };
+        Box::pin(async move { wire::JoinResponse { kind: Some(Kind::Joined(joined)) } })
     }
 }
 
@@ -443,7 +450,7 @@ async fn requests_are_forwarded_or_certainly_not_sent() {
     };
     let starting = forward(&cluster, "x".into()).await;
     assert!(matches!(starting, Err(ForwardError::NotSent(_))), "{starting:?}");
-    cluster.nodes[1].process().host.set_forward_handler(Arc::new(Echo));
+    cluster.nodes[1].process().host.set_peer_handler(Arc::new(Echo));
     assert_eq!(forward(&cluster, "x".into()).await.unwrap(), "g7:x");
     let huge = forward(&cluster, vec![0; PEER_FRAME_BYTES_MAX].into()).await;
     assert!(matches!(huge, Err(ForwardError::NotSent(_))));

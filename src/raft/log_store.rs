@@ -8,6 +8,7 @@ use std::ops::{Bound, Range, RangeBounds};
 use futures_util::Stream;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
 
 use super::codec;
 use super::observe::Observer;
@@ -30,6 +31,17 @@ impl LogStore {
     pub(super) fn new(log: GroupLog, replica: ReplicaId) -> Self {
         let observer = Observer { group: log.id(), replica };
         Self { log, observer }
+    }
+
+    /// Writes the first entry of a group before its replica runs, and waits until it is durable.
+    pub(super) async fn begin(&self, entry: &Entry) -> Result<(), LogError> {
+        let data = codec::payload_to_bytes(&entry.payload);
+        self.observer.appended(entry, &data);
+        let stored = LogEntry { term: entry.log_id.leader_id.term, index: entry.log_id.index, data };
+        let (done, durable) = oneshot::channel();
+        // Nobody waits any more when the process is going down.
+        self.log.append(vec![stored], move |result| drop(done.send(result)))?;
+        durable.await.unwrap_or(Err(LogError::Closed))
     }
 
     /// Indexes of `range` that the log can hold.

@@ -1,10 +1,12 @@
 //! Starting a replica: only from a state that its log can prove.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use openraft::Config;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
 use tokio::sync::watch;
 
@@ -16,11 +18,12 @@ use super::machine::{Machine, Replica, read_applied};
 use super::read_index::ReadIndex;
 use super::status::{GroupStatus, Standing};
 use super::transport::{Links, NetworkFactory};
+use super::types::{Entry, Membership, Place};
 use crate::env::work::{Worker, WorkerGone};
 use crate::storage::engine::catalog::Catalog;
 use crate::storage::engine::{EngineError, StoreId};
 use crate::storage::log::{GroupLog, Log, LogError, LogState};
-use crate::types::{GroupId, ReplicaId};
+use crate::types::{GroupId, NodeId, ReplicaId};
 
 /// Why a replica does not run.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +43,7 @@ pub enum GroupError {
     /// rebuilt from its peers under a new replica id.
     #[error(
         "replica {replica} of group {group} must be rebuilt from its peers: {why}; remove the data directory and bring \
-         the node back with `kvd --join ENDPOINT --replace NAME`"
+         the node back with `kvd --join HOST:PORT --replace NAME`"
     )]
     NeedsRebuild {
         /// The group.
@@ -83,6 +86,30 @@ impl Ground {
         let at = usize::try_from(group.0 % workers).unwrap_or(0);
         self.apply.get(at).unwrap_or(&self.flush).clone()
     }
+}
+
+/// Gives a replica that never had anything its group's first entry: these voters. All of them get the
+/// same, so that each can be elected, whoever else is lost. Returns whether it was given now.
+///
+/// A first entry that one of them sends to the others, as openraft has it, would be lost with that one
+/// after they had voted for it, and nobody could begin anew.
+pub(super) async fn begin(
+    ground: &Ground,
+    spec: GroupSpec,
+    founders: &BTreeMap<ReplicaId, NodeId>,
+) -> Result<bool, GroupError> {
+    let log = ground.log.group(spec.group);
+    let state = log.state();
+    let has_state = ground.catalog.list().into_iter().any(|(group, ..)| group == spec.group);
+    if state.last.is_some() || state.purged.is_some() || has_state || log.check().is_err() {
+        return Ok(false);
+    }
+    let voters = founders.keys().map(|replica| replica.0).collect::<BTreeSet<_>>();
+    let places = founders.iter().map(|(replica, node)| (replica.0, Place { node: *node })).collect::<BTreeMap<_, _>>();
+    let members = Membership::new(vec![voters], places).map_err(|error| GroupError::Raft(error.to_string()))?;
+    let entry = Entry::new_membership(codec::log_id(0, 0), members);
+    LogStore::new(log, spec.replica).begin(&entry).await.map_err(|error| GroupError::Log(error.to_string()))?;
+    Ok(true)
 }
 
 /// Opens and runs a replica.

@@ -207,7 +207,7 @@ impl Node {
         let (catalog, wire) = (self.disk.catalog(), self.wire.clone());
         let host = runtime.spawn(async move {
             let env = Env { net: Arc::new(TestNetwork(wire)), disk: Arc::new(RealDisk), workers: Workers::inline() };
-            let identity = Identity::open(Arc::new(RealDisk), &dir, &name, id, FOUNDING).unwrap();
+            let identity = Identity::open(Arc::new(RealDisk), &dir, &name, id, FOUNDING, None).unwrap();
             let peers = PeerBook::open(Arc::new(RealDisk), &dir).unwrap();
             let log = super::test_bed::open_log(&dir.join("log"), &env).await;
             let tick = TickConfig { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1_000 };

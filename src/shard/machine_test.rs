@@ -5,11 +5,14 @@ use futures_util::FutureExt;
 
 use super::changes::{LeaseTerms, SessionTerms};
 use super::digest::digest;
+use super::fence::RETIRED;
 use super::testing::{Shard, command, compare, delete, operation, put, put_ttl, stamped, txn};
 use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::shard_read::Scan;
-use crate::proto::internal::v1::{CloseSessions, CommandResult, Compact, ExpireLeases, OpenSession, close_sessions};
+use crate::proto::internal::v1::{
+    CloseSessions, CommandResult, Compact, ExpireLeases, Fence, OpenSession, ShardCommand, close_sessions,
+};
 use crate::proto::v1::compare::{Operand, Relation};
 use crate::proto::v1::operation::Kind as OperationKind;
 use crate::proto::v1::operation_result::Kind as OperationResultKind;
@@ -51,6 +54,39 @@ fn an_empty_shard_is_at_revision_1_and_only_changes_raise_it() {
     assert_eq!(shard.ok(txn(vec![put(b"k", b"w")])).revision, 5);
     let record = shard.get(b"k", 0).unwrap().unwrap();
     assert_eq!((record.create_revision, record.mod_revision, record.version), (5, 5, 1), "a new life");
+}
+
+#[test]
+fn a_fence_stops_what_comes_after_it_in_the_log() {
+    let mut shard = Shard::default();
+    let fence = |epoch| command(Kind::Fence(Fence { epoch }));
+    let at = |epoch, mut command: ShardCommand| {
+        command.epoch = epoch;
+        command
+    };
+    let session = shard.open_session();
+    let first = stamped(txn(vec![put(b"k", b"1")]), session, 1, 1);
+    assert_eq!(shard.ok(at(1, first.clone())).revision, 2);
+    // Both were proposed before the fence and follow it.
+    let [_, late, stamped_late] = shard
+        .run(&[fence(3), at(2, txn(vec![put(b"k", b"2")])), at(2, stamped(txn(vec![put(b"k", b"3")]), session, 2, 1))])
+        .try_into()
+        .unwrap();
+    for result in [late, stamped_late] {
+        let Some(ResultKind::Refusal(refusal)) = result.kind else { panic!("{result:?}") };
+        let detail = refusal.detail.unwrap();
+        assert_eq!((detail.code(), detail.outcome()), (ErrorCode::WrongShard, Outcome::NotApplied));
+        assert!(detail.retryable);
+    }
+    assert_eq!(shard.get(b"k", 0).unwrap().unwrap().value, "1");
+    // What was applied before is answered as before, and a newer epoch is served.
+    assert_eq!(shard.ok(at(1, first)).revision, 2);
+    assert_eq!(shard.ok(at(3, stamped(txn(vec![put(b"k", b"4")]), session, 2, 1))).revision, 3);
+    shard.one(fence(2));
+    let refused = shard.refused(at(2, txn(vec![put(b"k", b"5")])));
+    assert_eq!(refused.detail.unwrap().code(), ErrorCode::WrongShard, "a fence never falls");
+    shard.one(fence(RETIRED));
+    assert!(shard.refused(at(u64::MAX - 1, txn(vec![]))).message.contains("dropped"));
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Model {
                 }
                 self.done()
             }
-            (Kind::CheckpointLeases(_) | Kind::Fence(_), _) => self.done(),
+            (Kind::CheckpointLeases(_), _) => self.done(),
             (Kind::ExpireLeases(expire), _) => {
                 let held = |key: &&Bytes| {
                     let lease = self.at(key, u64::MAX).map_or(0, |record| record.lease);
@@ -97,6 +97,7 @@ impl Model {
                 self.compacted = compact.revision;
                 self.done()
             }
+            (Kind::Fence(_), _) => unreachable!("not drawn"),
         };
         CommandResult { kind: Some(kind) }
     }

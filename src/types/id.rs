@@ -48,6 +48,11 @@ identity!(
     "e"
 );
 identity!(
+    /// A running change of a shard's replicas.
+    OperationId,
+    "o"
+);
+identity!(
     /// A shard's count of mutating transactions. An empty shard is at revision 1.
     Revision,
     ""

@@ -63,6 +63,12 @@ pub const KEYSPACE_SHARDS_MAX: usize = 1_024;
 pub const SHARDS_MAX: usize = 4_096;
 /// Split keys of a new range keyspace, in bytes together.
 pub const SPLIT_KEYS_BYTES_MAX: usize = 256 * 1024;
+/// Members of a cluster.
+pub const NODES_MAX: usize = 256;
+/// Longest name of a node, in bytes.
+pub const NODE_NAME_BYTES_MAX: usize = 64;
+/// Operations on shards that run at a time.
+pub const OPERATIONS_MAX: usize = 16;
 /// Members named by `--cluster`.
 pub const FOUNDING_NODES_MAX: usize = 64;
 /// Replication factor of the keyspace `default`.

@@ -6,17 +6,29 @@
 
 use std::collections::BTreeMap;
 
-use super::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, ReplicaId, Span};
+use super::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, OperationId, ReplicaId, Span};
 
 /// The keyspace that requests mean when they name none. Every cluster has it.
 pub const DEFAULT_KEYSPACE: &str = "default";
+
+/// Where a node is in its life as a member.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Standing {
+    /// It may be given replicas.
+    #[default]
+    Member,
+    /// Announced, and never started.
+    Awaited,
+    /// Its replicas are being made elsewhere; it is forgotten when it has none.
+    Leaving,
+}
 
 /// A member of the cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Node {
     /// Identity.
     pub id: NodeId,
-    /// Unique name.
+    /// Unique among those that do not leave.
     pub name: String,
     /// `host:port` for clients.
     pub client_address: String,
@@ -24,6 +36,8 @@ pub struct Node {
     pub peer_address: String,
     /// For instance `zone`.
     pub labels: BTreeMap<String, String>,
+    /// Where it is in its life.
+    pub standing: Standing,
 }
 
 /// How a keyspace is cut into shards.
@@ -78,8 +92,25 @@ pub struct Shard {
     pub span: Span,
     /// Version of this descriptor.
     pub epoch: Epoch,
-    /// In order of replica id.
+    /// The one that is to lead first.
     pub replicas: Vec<Replica>,
+}
+
+/// A running change of a shard's replicas.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Operation {
+    /// Identity.
+    pub id: OperationId,
+    /// The shard; at most one operation runs on it.
+    pub shard: GroupId,
+    /// The replica that is made: a learner until it has caught up, then a voter.
+    pub add: Option<ReplicaId>,
+    /// The replica that goes, in the step in which the other one becomes a voter.
+    pub remove: Option<ReplicaId>,
+    /// It is being undone.
+    pub cancelled: bool,
+    /// Why it was begun, in words.
+    pub reason: String,
 }
 
 impl Shard {
@@ -104,6 +135,12 @@ pub struct ShardMap {
     pub shards: BTreeMap<GroupId, Shard>,
     /// The id that the next shard gets: one below it that is not in the map is gone for good.
     pub next_shard: GroupId,
+    /// The same for replicas. Nodes know it, clients do not.
+    pub next_replica: ReplicaId,
+    /// The same for nodes. Nodes know it, clients do not.
+    pub next_node: NodeId,
+    /// By id. Nodes know them, clients do not.
+    pub operations: BTreeMap<OperationId, Operation>,
 }
 
 impl ShardMap {
@@ -115,6 +152,35 @@ impl ShardMap {
     /// Whether a group was a shard once and is none any more.
     pub fn has_forgotten(&self, group: GroupId) -> bool {
         group != GroupId::META && group < self.next_shard && !self.shards.contains_key(&group)
+    }
+
+    /// Whether a replica of `group` was there once and is none any more.
+    pub fn has_dropped(&self, group: GroupId, replica: ReplicaId) -> bool {
+        let listed = |shard: &Shard| shard.replicas.iter().any(|listed| listed.id == replica);
+        group != GroupId::META
+            && (self.has_forgotten(group)
+                || (replica < self.next_replica && self.shards.get(&group).is_some_and(|shard| !listed(shard))))
+    }
+
+    /// Whether a node was a member once and is none any more.
+    pub fn has_left(&self, node: NodeId) -> bool {
+        node < self.next_node && !self.nodes.contains_key(&node)
+    }
+
+    /// Nodes that may be given replicas, by id.
+    pub fn staying(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.standing == Standing::Member)
+    }
+
+    /// The operation that runs on a shard.
+    pub fn operation_on(&self, shard: GroupId) -> Option<&Operation> {
+        self.operations.values().find(|operation| operation.shard == shard)
+    }
+
+    /// Replicas that each shard of a keyspace is to have: fewer than it wants where there are fewer nodes.
+    pub fn replicas_wanted(&self, keyspace: KeyspaceId) -> usize {
+        let factor = self.keyspaces.get(&keyspace).map_or(0, |keyspace| keyspace.replication_factor as usize);
+        factor.min(self.staying().count())
     }
 
     /// Shards of a keyspace, by id.

@@ -9,5 +9,5 @@ pub mod limits;
 pub mod map;
 pub mod span;
 
-pub use id::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, ReplicaId, Revision};
+pub use id::{ClusterId, Epoch, GroupId, KeyspaceId, NodeId, OperationId, ReplicaId, Revision};
 pub use span::Span;

@@ -177,6 +177,30 @@ impl Cluster {
         Self { nodes: nodes.collect(), root }
     }
 
+    /// A node that is to join through the peer port of one that runs; not started yet. `extra` goes to
+    /// its command line. Returns its index.
+    pub(crate) fn add(&mut self, name: &str, through: usize, extra: &[&str]) -> usize {
+        let (client, peer) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        // A name may be used again; a directory is not.
+        let dir = self.root.path().join(format!("{}-{name}", self.nodes.len() + 1));
+        let member = self.nodes[through].peer.clone();
+        let mut arguments: Vec<String> = ["--name", name, "--data-dir", dir.to_str().unwrap()].map(Into::into).into();
+        arguments.extend(["--client-addr", &client, "--peer-addr", &peer, "--join", &member].map(Into::into));
+        arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
+        let name = name.to_owned();
+        self.nodes.push(Node {
+            name,
+            client,
+            peer,
+            dir,
+            child: None,
+            arguments,
+            launcher: Vec::new(),
+            variables: Vec::new(),
+        });
+        self.nodes.len() - 1
+    }
+
     /// A running cluster that serves.
     pub(crate) async fn start(count: usize) -> Self {
         let mut cluster = Self::new(count, &[]);

@@ -16,5 +16,6 @@ mod dev;
 mod harness;
 mod keyspaces;
 mod main_job;
+mod members;
 mod recovery;
 mod writers;

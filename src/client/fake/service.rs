@@ -400,6 +400,35 @@ impl Admin for Node {
         Ok(Response::new(MoveLeaderResponse { leader_node_id: state.leader as u64, term: state.term }))
     }
 
+    async fn change_replicas(
+        &self,
+        _: Request<v1::ChangeReplicasRequest>,
+    ) -> Result<Response<v1::ChangeReplicasResponse>, Status> {
+        Err(Status::unimplemented("the fake has the replicas it has"))
+    }
+
+    async fn operations(&self, _: Request<v1::OperationsRequest>) -> Result<Response<v1::OperationsResponse>, Status> {
+        Ok(Response::new(v1::OperationsResponse::default()))
+    }
+
+    async fn cancel_operation(
+        &self,
+        _: Request<v1::CancelOperationRequest>,
+    ) -> Result<Response<v1::CancelOperationResponse>, Status> {
+        Err(Status::unimplemented("nothing runs"))
+    }
+
+    async fn add_member(&self, _: Request<v1::AddMemberRequest>) -> Result<Response<v1::AddMemberResponse>, Status> {
+        Err(Status::unimplemented("the fake has the nodes it has"))
+    }
+
+    async fn remove_member(
+        &self,
+        _: Request<v1::RemoveMemberRequest>,
+    ) -> Result<Response<v1::RemoveMemberResponse>, Status> {
+        Err(Status::unimplemented("the fake has the nodes it has"))
+    }
+
     async fn create_keyspace(
         &self,
         _: Request<v1::CreateKeyspaceRequest>,

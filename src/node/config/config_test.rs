@@ -62,6 +62,7 @@ fn every_key_is_read_from_every_source() {
         "peer_addr" => "127.0.0.9:3",
         "peer_advertise" => "x9:4",
         "cluster" => "n1=127.0.0.1:2380,x9=h:5",
+        "join" => "h:6",
         "labels" => "zone=x9",
         "log" => "debug",
         "log_format" => "json",
@@ -77,13 +78,26 @@ fn every_key_is_read_from_every_source() {
         _ => other(key),
     };
     let unset = resolved(&Sources::default());
-    for key in SETTINGS {
+    // It needs another one; see below.
+    for key in SETTINGS.into_iter().filter(|key| *key != "replace") {
         let by_flag = resolved(&flags(&[(key, text(key))]));
         assert_ne!(by_flag, unset, "{key} changes nothing");
         let variable = format!("QUORATE_{}", key.to_uppercase());
         assert_eq!(resolved(&variables(&[(&variable, text(key))])), by_flag, "{variable}");
         assert_eq!(resolved(&file(&format!("{key} = {:?}", text(key)))), by_flag, "{key} in a file");
     }
+}
+
+#[test]
+fn a_node_that_joins_has_no_first_members() {
+    let config = resolved(&flags(&[("join", "h:2380"), ("replace", "n3"), ("peer_addr", "127.0.0.1:9")]));
+    assert_eq!((config.join.as_deref(), config.replace.as_deref()), (Some("h:2380"), Some("n3")));
+    assert_eq!(config.name, "n3", "who takes a place takes the name, too");
+    assert!(config.founding.is_empty());
+    let named = resolved(&flags(&[("join", "h:2380"), ("replace", "n3"), ("name", "n9")]));
+    assert_eq!(named.name, "n9");
+    assert!(error(&flags(&[("replace", "n3")])).contains("needs join"));
+    assert!(error(&flags(&[("join", "h:2380"), ("cluster", "n1=h:1")])).contains("give one"));
 }
 
 #[test]

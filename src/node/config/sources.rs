@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::ConfigError;
 
 /// Every key, in the order of the documentation.
-pub const SETTINGS: [&str; 21] = [
+pub const SETTINGS: [&str; 23] = [
     "name",
     "data_dir",
     "client_addr",
@@ -14,6 +14,8 @@ pub const SETTINGS: [&str; 21] = [
     "peer_addr",
     "peer_advertise",
     "cluster",
+    "join",
+    "replace",
     "labels",
     "replication_factor",
     "log",

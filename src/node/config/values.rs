@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use crate::types::limits::FOUNDING_NODES_MAX;
+use crate::types::limits::{FOUNDING_NODES_MAX, NODE_NAME_BYTES_MAX as NAME_BYTES_MAX};
 
-/// Longest name of a node, and longest key or value of a label.
-const NAME_BYTES_MAX: usize = 64;
 /// Longest host name, as DNS has it.
 const HOST_BYTES_MAX: usize = 253;
 /// Labels of one node.

@@ -200,9 +200,18 @@ fn stale(node: NodeId, name: &str, why: &str) -> Refusal {
     let message = format!(
         "node {node} `{name}` came back with an older or an empty disk: {why}. It may have forgotten what it \
          acknowledged, so it must not return under its old identity: empty its data directory and start it with \
-         `kvd --join ENDPOINT --replace {name}`"
+         `kvd --join HOST:PORT --replace {name}`"
     );
     Refusal::new(Code::StaleIncarnation, message)
+}
+
+/// What a node hears that was taken out of the cluster.
+pub(super) fn removed(node: NodeId, name: &str) -> Refusal {
+    let message = format!(
+        "node {node} `{name}` was removed from the cluster. Its data directory is of no more use; to bring the machine \
+         back, empty it and start it with `kvd --join HOST:PORT`"
+    );
+    Refusal::new(Code::Removed, message)
 }
 
 /// What a frame is for.

@@ -89,7 +89,7 @@ fn the_founding_hash_stands_for_a_cluster_id_that_one_side_does_not_know() {
 fn a_stale_node_is_told_what_to_do() {
     let seen = Seen { boot: 9, nonce: 1, position: 0 };
     let refusal = admit(&OURS, Some(&seen), &theirs()).unwrap_err();
-    assert!(refusal.message.contains("kvd --join ENDPOINT --replace n2"), "{}", refusal.message);
+    assert!(refusal.message.contains("kvd --join HOST:PORT --replace n2"), "{}", refusal.message);
 }
 
 #[test]

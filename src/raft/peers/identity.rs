@@ -59,8 +59,34 @@ pub struct Identity {
     path: PathBuf,
 }
 
+/// What a data directory says of the node that it belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub node: NodeId,
+    /// Whether it was there when the cluster was founded; else it joined later.
+    pub is_founding: bool,
+}
+
 impl Identity {
-    /// Opens or founds the identity of `dir`, which must exist, and durably counts this start.
+    /// Whose `dir` is; `None` when nobody has started from it.
+    ///
+    /// # Errors
+    /// When the identity is damaged, or the device refuses.
+    pub fn known(disk: &dyn Disk, dir: &Path) -> Result<Option<Known>, IdentityError> {
+        let stored = file::read::<wire::StoredIdentity>(disk, &dir.join(FILE), MAGIC)?;
+        let stored = stored.filter(|stored| stored.boot > 0);
+        Ok(stored.map(|stored| Known {
+            name: stored.name,
+            node: NodeId(stored.node_id),
+            is_founding: stored.founding_hash != 0,
+        }))
+    }
+
+    /// Opens or founds the identity of `dir`, which must exist, and durably counts this start. A node
+    /// that joins knows its cluster from the beginning.
     ///
     /// # Errors
     /// When the directory belongs to another node or cluster, or the device refuses.
@@ -70,6 +96,7 @@ impl Identity {
         name: &str,
         node: NodeId,
         founding_hash: u64,
+        cluster_id: Option<ClusterId>,
     ) -> Result<Self, IdentityError> {
         let path = dir.join(FILE);
         let stored: wire::StoredIdentity = file::read(&*disk, &path, MAGIC)?.unwrap_or_default();
@@ -89,7 +116,7 @@ impl Identity {
         let identity = Self {
             name: name.to_owned(),
             node,
-            cluster_id: ClusterId::from_bytes(&stored.cluster_id),
+            cluster_id: ClusterId::from_bytes(&stored.cluster_id).or(cluster_id),
             founding_hash: if known { stored.founding_hash } else { founding_hash },
             boot: stored.boot.saturating_add(1),
             nonce: chance::bits(),
@@ -146,7 +173,7 @@ mod tests {
     use crate::env::disk::RealDisk;
 
     fn open(dir: &Path, name: &str, node: u64, hash: u64) -> Result<Identity, IdentityError> {
-        Identity::open(Arc::new(RealDisk), dir, name, NodeId(node), hash)
+        Identity::open(Arc::new(RealDisk), dir, name, NodeId(node), hash, None)
     }
 
     #[test]
@@ -176,6 +203,18 @@ mod tests {
         assert!(matches!(open(dir.path(), "n1", 2, 5), Err(IdentityError::OtherNode { .. })));
         assert!(matches!(open(dir.path(), "n1", 1, 6), Err(IdentityError::OtherCluster(_))));
         assert_eq!(open(dir.path(), "n1", 1, 5).unwrap().boot, 2, "a refused start does not count");
+    }
+
+    #[test]
+    fn a_node_that_joins_knows_its_cluster_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::known(&RealDisk, dir.path()).unwrap(), None);
+        let id = ClusterId([7; 16]);
+        let joined = Identity::open(Arc::new(RealDisk), dir.path(), "n9", NodeId(9), 0, Some(id)).unwrap();
+        assert_eq!((joined.cluster_id, joined.founding_hash), (Some(id), 0));
+        assert_eq!(open(dir.path(), "n9", 9, 0).unwrap().cluster_id, Some(id));
+        let known = Known { name: "n9".into(), node: NodeId(9), is_founding: false };
+        assert_eq!(Identity::known(&RealDisk, dir.path()).unwrap(), Some(known));
     }
 
     #[test]

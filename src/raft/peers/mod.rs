@@ -12,13 +12,15 @@ mod admission;
 mod book;
 mod file;
 mod identity;
+mod joining;
 
 pub(super) use admission::{Introduction, Ours, Refusal, Session, Target, TargetGroup, check_envelope};
 pub use book::{PeerBook, PeerBookError};
 pub use file::FileError;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, Known};
+pub use joining::joining_token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -31,6 +33,14 @@ use crate::types::{ClusterId, Epoch, GroupId, NodeId, ReplicaId};
 /// Protocol between nodes that this code speaks.
 pub(super) const PROTOCOL: u32 = 1;
 
+/// Members as of the newest map that this node has seen.
+#[derive(Default)]
+struct Members {
+    ids: BTreeSet<NodeId>,
+    /// Below it every id was given; who is not among the members has left.
+    next: NodeId,
+}
+
 /// This node among its peers.
 pub(super) struct Peers {
     identity: RwLock<Identity>,
@@ -39,6 +49,8 @@ pub(super) struct Peers {
     sessions: Mutex<BTreeMap<NodeId, Session>>,
     /// Introductions are recorded one after the other, so that none overtakes a newer one.
     meeting: tokio::sync::Mutex<()>,
+    /// Who is a member, once a map was seen.
+    members: RwLock<Members>,
     disk: Worker,
     refused: watch::Sender<Option<String>>,
     position: Box<dyn Fn() -> u64 + Send + Sync>,
@@ -56,6 +68,7 @@ impl Peers {
             book: Arc::new(book),
             sessions: Mutex::default(),
             meeting: tokio::sync::Mutex::default(),
+            members: RwLock::default(),
             disk,
             refused: watch::Sender::new(None),
             position: Box::new(position),
@@ -74,6 +87,17 @@ impl Peers {
     /// Makes the cluster id durable and says it from now on.
     pub(super) fn set_cluster_id(&self, id: ClusterId) -> Result<(), IdentityError> {
         self.identity.write().set_cluster_id(id)
+    }
+
+    /// Says who the members are. Whoever is none any more is not listened to.
+    pub(super) fn set_members(&self, ids: BTreeSet<NodeId>, next: NodeId) {
+        *self.members.write() = Members { ids, next };
+        self.sessions.lock().retain(|node, _| !self.has_left(*node));
+    }
+
+    fn has_left(&self, node: NodeId) -> bool {
+        let members = self.members.read();
+        node < members.next && !members.ids.contains(&node)
     }
 
     /// Position in this node's log that is durable.
@@ -101,6 +125,9 @@ impl Peers {
     pub(super) async fn meet(&self, theirs: Introduction) -> Result<(), Refusal> {
         let _one_at_a_time = self.meeting.lock().await;
         admission::admit(&self.ours(), self.book.seen(theirs.node).as_ref(), &theirs)?;
+        if self.has_left(theirs.node) {
+            return Err(admission::removed(theirs.node, &theirs.name));
+        }
         let (node, session) = (theirs.node, theirs.session());
         if self.sessions.lock().get(&node) == Some(&session) {
             self.book.note_position(node, theirs.position);

@@ -248,7 +248,7 @@ pub(in crate::raft) async fn greet(
 
 fn not_welcome(peers: &Peers, address: &str, error: LinkError, unreachable: impl Fn(String) -> LinkError) -> LinkError {
     if let LinkError::Refused(refusal) = &error
-        && refusal.code == Code::StaleIncarnation
+        && matches!(refusal.code, Code::StaleIncarnation | Code::Removed)
     {
         peers.refused_by(address, &refusal.message);
     }

@@ -9,6 +9,7 @@
 mod append;
 mod connect;
 mod control;
+mod join;
 mod lane;
 mod network;
 mod receive;
@@ -19,9 +20,10 @@ mod server_test;
 mod snapshot;
 
 pub(super) use connect::serve;
+pub(super) use join::join;
 pub(super) use lane::greet;
 pub(super) use network::NetworkFactory;
-pub use server::ForwardHandler;
+pub use server::PeerHandler;
 pub(super) use server::PeerService;
 
 use std::collections::BTreeMap;
@@ -45,6 +47,8 @@ use crate::types::NodeId;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for an introduction on a new connection.
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that a member has to take a new node in.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest pause before a refused connection is tried again; the first is an eighth of it.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(800);
 /// Idle time after which a connection is probed.

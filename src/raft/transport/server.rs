@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::connect::stopped as stopped_serving;
 use super::receive::Receiving;
-use super::{CONTROL_CALLS_MAX, refused_status, serve_append};
+use super::{CONTROL_CALLS_MAX, JOIN_TIMEOUT, refused_status, serve_append};
 use crate::env::net::{BoxFuture, Fate, FrameKind, Network};
 use crate::env::time;
 use crate::env::work::Worker;
@@ -24,17 +24,19 @@ use crate::proto::internal::peer_error::Code;
 use crate::proto::internal::peer_server::Peer;
 use crate::raft::codec::{self, Malformed};
 use crate::raft::group::Core;
-use crate::raft::peers::{Introduction, Refusal};
+use crate::raft::peers::{Introduction, PROTOCOL, Refusal};
 use crate::raft::registry::Registry;
 use crate::raft::types::{AppendResult, VoteReply};
 use crate::storage::engine::Engine;
 use crate::types::GroupId;
 use crate::types::limits::{REQUEST_TIMEOUT_MAX, REQUESTS_IN_FLIGHT_MAX};
 
-/// Answers requests that other nodes pass on to this one.
-pub trait ForwardHandler: Send + Sync + 'static {
+/// Answers what other nodes ask of this one as a node, not of one of its groups' replicas.
+pub trait PeerHandler: Send + Sync + 'static {
     /// Answers one request; whatever goes wrong is part of the answer.
     fn forward(&self, group: GroupId, request: Bytes, deadline: time::Instant) -> BoxFuture<'_, Bytes>;
+    /// Makes a new node a member.
+    fn join(&self, request: wire::JoinRequest, deadline: time::Instant) -> BoxFuture<'_, wire::JoinResponse>;
 }
 
 /// The service on the peer port.
@@ -50,7 +52,7 @@ struct Inner {
     engine: Arc<dyn Engine>,
     /// Writes received snapshots.
     writer: Worker,
-    forward: RwLock<Option<Arc<dyn ForwardHandler>>>,
+    handler: RwLock<Option<Arc<dyn PeerHandler>>>,
     forwards: Semaphore,
     /// Ends the streams that would otherwise outlive the host.
     stop: watch::Receiver<bool>,
@@ -65,11 +67,11 @@ impl PeerService {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let forwards = Semaphore::new(REQUESTS_IN_FLIGHT_MAX);
-        Self { inner: Arc::new(Inner { net, registry, engine, writer, forward: RwLock::default(), forwards, stop }) }
+        Self { inner: Arc::new(Inner { net, registry, engine, writer, handler: RwLock::default(), forwards, stop }) }
     }
 
-    pub(in crate::raft) fn set_forward_handler(&self, handler: Arc<dyn ForwardHandler>) {
-        *self.inner.forward.write() = Some(handler);
+    pub(in crate::raft) fn set_handler(&self, handler: Arc<dyn PeerHandler>) {
+        *self.inner.handler.write() = Some(handler);
     }
 }
 
@@ -137,6 +139,10 @@ impl Peer for PeerService {
             Err(Failed::Late) => Err(Status::deadline_exceeded("the forwarded request was not answered in time")),
         }
     }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        self.inner.join(request.into_inner()).await.map(Response::new).map_err(|refusal| refused_status(&refusal))
+    }
 }
 
 enum Failed {
@@ -155,6 +161,23 @@ impl Inner {
         }
         peers.meet(Introduction::from_request(hello)?).await?;
         Ok(peers.introduction().to_response())
+    }
+
+    /// Whoever asks has no id yet, so nothing can be checked but that it speaks as this node does.
+    async fn join(&self, request: wire::JoinRequest) -> Result<wire::JoinResponse, Refusal> {
+        if request.protocol != PROTOCOL {
+            let message = format!(
+                "version {} speaks peer protocol {}, this cluster (version {}) speaks {PROTOCOL}: use a version that fits",
+                request.version,
+                request.protocol,
+                env!("CARGO_PKG_VERSION")
+            );
+            return Err(Refusal::new(Code::Malformed, message));
+        }
+        let refuse = |message: &str| Refusal::new(Code::Unspecified, message);
+        let handler = self.handler.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
+        let _permit = self.forwards.try_acquire().map_err(|_| refuse("too many requests are executing"))?;
+        Ok(handler.join(request, time::now() + JOIN_TIMEOUT).await)
     }
 
     async fn control(self: Arc<Self>, frame: wire::ControlFrame) -> wire::ControlReply {
@@ -197,7 +220,7 @@ impl Inner {
     async fn forward(&self, request: wire::ForwardRequest) -> Result<Bytes, Failed> {
         self.registry.admit_to_node(request.envelope.as_ref()).map_err(Failed::Refused)?;
         let refuse = |message: &str| Failed::Refused(Refusal::new(Code::Unspecified, message));
-        let handler = self.forward.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
+        let handler = self.handler.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
         let _permit = self.forwards.try_acquire().map_err(|_| refuse("too many forwarded requests are executing"))?;
         let group = GroupId(request.envelope.map_or(0, |envelope| envelope.group_id));
         let limit = Duration::from_millis(request.deadline_ms).min(REQUEST_TIMEOUT_MAX);

@@ -36,7 +36,7 @@ fn stranger(node: u64) -> (Arc<Peers>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(RealDisk);
     let name = format!("node-{node}");
-    let identity = Identity::open(disk.clone(), dir.path(), &name, NodeId(node), FOUNDING).unwrap();
+    let identity = Identity::open(disk.clone(), dir.path(), &name, NodeId(node), FOUNDING, None).unwrap();
     let book = PeerBook::open(disk, dir.path()).unwrap();
     (Arc::new(Peers::new(identity, book, Workers::inline().start("peers"), || 1)), dir)
 }
@@ -232,6 +232,10 @@ impl Peer for Endless {
         &self,
         _: Request<Streaming<wire::SnapshotFrame>>,
     ) -> Result<Response<wire::SnapshotReply>, Status> {
+        std::future::pending().await
+    }
+
+    async fn join(&self, _: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
         std::future::pending().await
     }
 

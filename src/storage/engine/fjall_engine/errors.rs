@@ -16,7 +16,7 @@ pub(super) fn at(path: &Path, error: EngineError) -> EngineError {
 
 /// Its background work meets damage like a read does, and keeps the cause to itself.
 const POISONED: &str = "fjall refuses after a failed write. If that happens again after a restart, its files are \
-                        damaged: remove the data directory and bring the node back with `kvd --join ENDPOINT \
+                        damaged: remove the data directory and bring the node back with `kvd --join HOST:PORT \
                         --replace NAME`";
 
 /// What an error of fjall means to us.

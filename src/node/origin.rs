@@ -1,0 +1,94 @@
+//! Who this node is at its start: one of the first members, one that joined before, or one that joins
+//! now.
+
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::env::time;
+use crate::proto::v1;
+use crate::raft::{self, HelloError, Identity, IdentityError};
+use crate::types::{ClusterId, NodeId};
+
+use super::founding::Founders;
+use super::{NodeConfig, StartError};
+
+/// Pause before a member is asked again to take this node in.
+const RETRY: Duration = Duration::from_millis(500);
+/// How often a wait for it is said aloud.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// Where this node's identity comes from.
+pub(super) struct Origin {
+    /// Its id.
+    pub(super) node: NodeId,
+    /// 0 for a node that joined later.
+    pub(super) founding_hash: u64,
+    /// Of a node that joins now.
+    pub(super) cluster_id: Option<ClusterId>,
+    /// Of a node that was there when the cluster was founded, or founds it.
+    pub(super) founders: Option<Founders>,
+}
+
+impl Origin {
+    /// What the data directory says; for an empty one what the settings say, which may mean to ask the
+    /// cluster and to wait for its answer.
+    pub(super) async fn of(config: &NodeConfig, env: &Env) -> Result<Self, StartError> {
+        let known = Identity::known(&*env.disk, &config.data_dir)?;
+        match (known, &config.join) {
+            (Some(known), _) if !known.is_founding => {
+                if known.name != config.name {
+                    let (stored, given) = (format!("{} ({})", known.name, known.node), config.name.clone());
+                    return Err(IdentityError::OtherNode { stored, given }.into());
+                }
+                Ok(Self { node: known.node, founding_hash: 0, cluster_id: None, founders: None })
+            }
+            (Some(known), Some(_)) => Err(StartError::Refused(format!(
+                "the data directory {} is that of `{}`, a member from the beginning, which needs no --join: leave it \
+                 out and name the first members with --cluster, or choose another --data-dir",
+                config.data_dir.display(),
+                known.name
+            ))),
+            (None, Some(member)) => Self::join(config, env, member).await,
+            (_, None) => {
+                let founders = Founders::new(config)?;
+                let (node, founding_hash) = (founders.node, Founders::hash(config));
+                Ok(Self { node, founding_hash, cluster_id: None, founders: Some(founders) })
+            }
+        }
+    }
+
+    async fn join(config: &NodeConfig, env: &Env, member: &str) -> Result<Self, StartError> {
+        let token = raft::joining_token(&*env.disk, &config.data_dir, &config.name);
+        let token = token.map_err(IdentityError::from)?;
+        let node = v1::Node {
+            name: config.name.clone(),
+            client_address: config.client_advertise.clone(),
+            peer_address: config.peer_advertise.clone(),
+            labels: config.labels.clone().into_iter().collect(),
+            ..Default::default()
+        };
+        let replace = config.replace.as_deref().unwrap_or_default();
+        let mut reported = time::now();
+        loop {
+            match raft::join(&*env.net, member, node.clone(), token, replace).await {
+                Ok((cluster_id, node)) => {
+                    tracing::info!(cluster = %cluster_id, node = node.0, "joined the cluster");
+                    return Ok(Self { node, founding_hash: 0, cluster_id: Some(cluster_id), founders: None });
+                }
+                Err(HelloError::Refused(why)) => return Err(StartError::Refused(format!("cannot join: {why}"))),
+                Err(HelloError::Unreachable(why)) => {
+                    if time::now() - reported > REPORT {
+                        reported = time::now();
+                        tracing::info!(member, why, "waiting for the cluster to take this node in");
+                    }
+                    time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Peer addresses of the others, as far as the settings name them.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        self.founders.iter().flat_map(Founders::peers)
+    }
+}
