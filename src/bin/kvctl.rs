@@ -3,27 +3,29 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use quorate::cli;
-use quorate::cli::args::Cli;
+use quorate::cli::Interrupts;
 use quorate::env::Env;
 use quorate::env::console::Console;
-use tokio_util::sync::CancellationToken;
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+    let console = Console::real();
+    let cli = cli::parse(std::env::args_os(), console.is_interactive).unwrap_or_else(|said| said.exit());
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let exit = runtime.block_on(async {
-        let interrupt = CancellationToken::new();
-        let on_signal = interrupt.clone();
+        let interrupts = Interrupts::default();
+        let on_signal = interrupts.clone();
+        // Listens before the line editor starts, which puts back what it finds.
+        let mut pressed = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
         tokio::spawn(async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                on_signal.cancel();
+            while pressed.recv().await.is_some() {
+                on_signal.raise();
             }
         });
-        cli::run(&Env::real(), cli, Console::real(), &interrupt).await
-    });
+        Ok::<_, anyhow::Error>(cli::run(&Env::real(), cli, console, &interrupts).await)
+    })?;
     // A read of standard input that still blocks must not hold the process.
     runtime.shutdown_background();
     Ok(ExitCode::from(exit as u8))

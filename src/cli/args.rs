@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+
+use super::settings::Settings;
 
 /// Talks to a Quorate cluster.
 #[derive(Parser, Debug)]
@@ -12,7 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     name = "kvctl",
     version,
     about = "Talks to a Quorate cluster",
-    after_help = "Examples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted.",
+    after_help = "Without a command on a terminal, kvctl reads commands line by line: see `kvctl help repl`.\n\nExamples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n  kvctl --profile prod member list\n  kvctl\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted.",
     disable_help_subcommand = false,
     propagate_version = true
 )]
@@ -26,26 +29,25 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Args, Debug, Clone)]
+#[derive(Args, Debug, Clone, Default)]
 pub struct Global {
-    /// Nodes to talk to, as host:port, separated by commas.
-    #[arg(long, env = "QUORATE_ENDPOINTS", default_value = "127.0.0.1:2379", value_delimiter = ',', global = true)]
-    pub endpoints: Vec<String>,
-    /// Keyspace to work on.
-    #[arg(long, default_value = "default", global = true)]
-    pub keyspace: String,
-    /// Time a request may take, retries included: 500ms, 5s, 2m. [default: 5s; import and export 60s]
-    #[arg(long, value_parser = duration, global = true)]
-    pub timeout: Option<Duration>,
-    /// How to print results.
-    #[arg(short = 'w', long = "write-out", value_enum, default_value_t = Format::Simple, global = true)]
-    pub output: Format,
+    /// Profile whose settings hold where no option and no variable says otherwise.
+    #[arg(long, env = "QUORATE_PROFILE", value_name = "NAME", global = true)]
+    pub profile: Option<String>,
+    /// File with the profiles [default: ~/.config/quorate/kvctl.toml]
+    #[arg(long, env = "QUORATE_PROFILES", value_name = "FILE", global = true)]
+    pub profiles: Option<PathBuf>,
+    /// What a profile may hold, too.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// How results are printed.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people and shells.
+    #[default]
     Simple,
     /// Aligned columns with a header.
     Table,
@@ -110,6 +112,12 @@ pub enum Command {
     /// Asks nodes how they are.
     #[command(subcommand)]
     Endpoint(EndpointCommand),
+    /// Shows the profiles and what holds.
+    #[command(subcommand)]
+    Profile(ProfileCommand),
+    /// Reads commands line by line: from a terminal with history and completion, or from a pipe.
+    #[command(after_help = REPL_HELP)]
+    Repl,
     /// Prints a completion script for a shell.
     #[command(
         after_help = "Examples:\n  kvctl completion bash > /etc/bash_completion.d/kvctl\n  kvctl completion zsh > ~/.zfunc/_kvctl"
@@ -122,6 +130,23 @@ pub enum Command {
     #[command(after_help = "Examples:\n  kvctl version\n  kvctl version -w json")]
     Version,
 }
+
+const REPL_HELP: &str =
+    "Lines are commands without `kvctl`, in words as a shell splits them: quotes, backslashes, and # before a
+comment. Options given here hold for every line, unless the line says otherwise. Further commands:
+  use KEYSPACE   works on another keyspace from here on
+  exit, quit     ends; so does Ctrl-D
+
+Tab completes commands, options, keyspaces, nodes and keys; the right arrow takes a suggestion; Ctrl-C
+interrupts the running command. A line that begins with a space is not kept in the history.
+Where a command reads standard input, it gets the lines that follow, up to one that is only a dot.
+
+From a pipe every line is carried out, and the exit code is the worst of all lines.
+
+Examples:
+  kvctl
+  kvctl --profile prod --keyspace events
+  printf 'put a 1\\nget a\\n' | kvctl repl";
 
 const TXN_HELP: &str = "Three parts, separated by empty lines: compares, operations if all hold, operations if not.
   value(\"lock\") = \"me\"        value, version, create, mod, lease, exists; = != > <
@@ -411,6 +436,17 @@ pub enum MemberCommand {
     },
 }
 
+/// `profile`.
+#[derive(Subcommand, Debug)]
+pub enum ProfileCommand {
+    /// Lists the profiles of the file.
+    #[command(after_help = "Examples:\n  kvctl profile list\n  kvctl profile list -w table")]
+    List,
+    /// Shows what holds for a command: options, variables, profile and defaults taken together.
+    #[command(after_help = "Examples:\n  kvctl profile show\n  kvctl --profile prod profile show -w json")]
+    Show,
+}
+
 /// `endpoint`.
 #[derive(Subcommand, Debug)]
 pub enum EndpointCommand {
@@ -491,6 +527,7 @@ mod tests {
         assert!(parse("kvctl del --from b").is_ok());
         assert!(parse("kvctl put k -").is_ok());
         assert!(parse("kvctl put k -1").is_ok());
-        assert_eq!(parse("kvctl get k --endpoints a,b").unwrap().global.endpoints, ["a", "b"]);
+        let endpoints = parse("kvctl get k --endpoints a,b").unwrap().global.settings.endpoints;
+        assert_eq!(endpoints.unwrap(), ["a", "b"]);
     }
 }

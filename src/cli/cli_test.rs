@@ -12,13 +12,12 @@ use clap::Parser;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use tokio::io::AsyncWrite;
-use tokio_util::sync::CancellationToken;
 
 use super::args::Cli;
-use super::{Exit, run};
+use super::{Exit, Interrupts, run};
 use crate::client::ErrorCode;
 use crate::client::fake::{Fake, Fault, detail};
-use crate::env::console::{Console, Files, Input, Output};
+use crate::env::console::{Console, Files, Input, Output, Places};
 use crate::env::net::BoxFuture;
 use crate::env::time;
 use crate::proto::v1;
@@ -78,34 +77,34 @@ impl Files for MemoryFiles {
 }
 
 /// kvctl in front of a scripted cluster.
-struct Shell {
-    fake: Fake,
+pub(super) struct Shell {
+    pub(super) fake: Fake,
     files: Arc<MemoryFiles>,
-    interrupt: CancellationToken,
+    pub(super) interrupts: Interrupts,
 }
 
-struct Ran {
-    exit: Exit,
+pub(super) struct Ran {
+    pub(super) exit: Exit,
     out: Vec<u8>,
-    err: String,
+    pub(super) err: String,
 }
 
 impl Ran {
-    fn out(&self) -> &str {
+    pub(super) fn out(&self) -> &str {
         std::str::from_utf8(&self.out).unwrap()
     }
 }
 
 impl Shell {
-    fn new(nodes: usize) -> Self {
-        Self { fake: Fake::start(nodes), files: Arc::default(), interrupt: CancellationToken::new() }
+    pub(super) fn new(nodes: usize) -> Self {
+        Self { fake: Fake::start(nodes), files: Arc::default(), interrupts: Interrupts::default() }
     }
 
-    async fn run(&self, line: &str) -> Ran {
+    pub(super) async fn run(&self, line: &str) -> Ran {
         self.feed(line, b"").await
     }
 
-    async fn feed(&self, line: &str, stdin: &[u8]) -> Ran {
+    pub(super) async fn feed(&self, line: &str, stdin: &[u8]) -> Ran {
         self.feed_to(line, stdin, Sink::default()).await
     }
 
@@ -121,21 +120,23 @@ impl Shell {
             stdout: Box::new(out.clone()),
             stderr: Box::new(err.clone()),
             stderr_is_terminal: false,
+            is_interactive: false,
             files: self.files.clone(),
+            places: Places { config: Some("/config".into()), state: None },
         };
-        let exit = run(&self.fake.env(), cli, console, &self.interrupt).await;
+        let exit = run(&self.fake.env(), cli, console, &self.interrupts).await;
         let out = out.bytes.lock().clone();
         let err = String::from_utf8(err.bytes.lock().clone()).unwrap();
         Ran { exit, out, err }
     }
 
-    fn file(&self, name: &str, content: &[u8]) {
+    pub(super) fn file(&self, name: &str, content: &[u8]) {
         let sink = Sink::default();
         sink.bytes.lock().extend_from_slice(content);
         self.files.0.lock().insert(name.into(), sink);
     }
 
-    fn values(&self) -> BTreeMap<Vec<u8>, (Vec<u8>, u64)> {
+    pub(super) fn values(&self) -> BTreeMap<Vec<u8>, (Vec<u8>, u64)> {
         let state = self.fake.state.lock();
         let pair = |record: &v1::Record| (record.key.to_vec(), (record.value.to_vec(), record.version));
         state.records.values().map(pair).collect()
@@ -322,10 +323,26 @@ async fn a_failed_batch_names_its_lines_and_what_was_done() {
 #[tokio::test(start_paused = true)]
 async fn an_interrupted_import_says_how_far_it_came() {
     let shell = Shell::new(1);
-    shell.interrupt.cancel();
+    shell.interrupts.raise();
     let ran = shell.feed("import", b"a\t1\n").await;
     assert_eq!(ran.exit, Exit::Interrupted);
     assert!(ran.err.contains("interrupted; 0 records"), "{}", ran.err);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_write_is_unknown_and_an_interrupted_read_is_not() {
+    let shell = Shell::new(1);
+    for (command, said) in [("put a 1", "interrupted, outcome unknown"), ("get a", "interrupted\n")] {
+        shell.interrupts.renew();
+        shell.fake.fault(command.split(' ').next().unwrap(), Fault::Hang);
+        let pressed = async {
+            time::sleep(Duration::from_secs(1)).await;
+            shell.interrupts.raise();
+        };
+        let (ran, ()) = tokio::join!(shell.run(command), pressed);
+        assert_eq!(ran.exit, Exit::Interrupted, "{command}");
+        assert!(ran.err.contains(said), "{command}: {}", ran.err);
+    }
 }
 
 fn round_trip(records: BTreeMap<Vec<u8>, Vec<u8>>, format: &str) {

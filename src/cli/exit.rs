@@ -2,7 +2,10 @@
 
 use std::io;
 
+use tokio::io::AsyncWriteExt;
+
 use crate::client::{Error, ErrorCode, Outcome};
+use crate::env::console::Console;
 
 /// Exit codes; `docs/kvctl.md` promises them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -46,6 +49,20 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into(), hint: hint.into() }
+    }
+
+    /// Says it on standard error and returns the exit code.
+    pub(crate) async fn tell(self, console: &mut Console) -> Exit {
+        if !self.message.is_empty() {
+            let mut words = format!("error: {}\n", self.message);
+            if !self.hint.is_empty() {
+                words.push_str(&format!("hint: {}\n", self.hint));
+            }
+            // When even this fails there is nobody left to tell; the exit code remains.
+            console.stderr.write_all(words.as_bytes()).await.ok();
+        }
+        console.stderr.flush().await.ok();
+        self.exit
     }
 
     /// The same with where it happened.

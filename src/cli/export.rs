@@ -14,17 +14,14 @@ use crate::env::console::Output;
 
 pub(crate) async fn export(context: &mut Context<'_>, args: ExportArgs) -> Result<(), Failure> {
     let Some(file) = args.file.clone().filter(|file| file.as_os_str() != "-") else {
-        let mut stdout = std::mem::replace(&mut context.console.stdout, Box::new(tokio::io::sink()));
-        let done = write_all(context, &args, &mut stdout).await;
-        context.console.stdout = stdout;
-        let (progress, revision) = done?;
+        let (progress, revision) = write_all(context, &args, None).await?;
         // Standard output carries the records; what is said about them goes elsewhere.
         return context.warn(&format!("{} at revision {revision}", progress.summary())).await;
     };
     let name = file.display().to_string();
     let partial = partial(&file);
     let mut out = context.console.files.create(&partial).await.map_err(|error| Failure::from(error).at(&name))?;
-    let (progress, revision) = write_all(context, &args, &mut out).await?;
+    let (progress, revision) = write_all(context, &args, Some(&mut out)).await?;
     out.shutdown().await.map_err(|error| Failure::from(error).at(&name))?;
     context.console.files.rename(&partial, &file).await.map_err(|error| Failure::from(error).at(&name))?;
     match context.format() {
@@ -50,7 +47,12 @@ fn partial(file: &std::path::Path) -> PathBuf {
     name.into()
 }
 
-async fn write_all(context: &mut Context<'_>, args: &ExportArgs, out: &mut Output) -> Result<(Progress, u64), Failure> {
+/// Writes to a file, or to standard output.
+async fn write_all(
+    context: &mut Context<'_>,
+    args: &ExportArgs,
+    mut file: Option<&mut Output>,
+) -> Result<(Progress, u64), Failure> {
     let client = context.client_with(TIMEOUT_BULK_DEFAULT, true).await?;
     let options = ScanOptions::new().revision(args.rev);
     let mut scan = client.scan(keys::range(args.range.clone()), options);
@@ -61,10 +63,16 @@ async fn write_all(context: &mut Context<'_>, args: &ExportArgs, out: &mut Outpu
             lines::write(args.format, &record.key, &record.value, &mut text)
                 .map_err(|message| Failure::usage(message, "export with --format json, which takes every record"))?;
         }
-        out.write_all(&text).await?;
+        match &mut file {
+            Some(file) => file.write_all(&text).await?,
+            None => context.print(&text).await?,
+        }
         progress.advance(page.len() as u64, text.len() as u64, &mut context.console.stderr).await;
     }
-    out.flush().await?;
+    match file {
+        Some(file) => file.flush().await?,
+        None => context.console.stdout.flush().await?,
+    }
     progress.clear();
     Ok((progress, scan.revision()))
 }

@@ -100,7 +100,7 @@ impl Importer<'_, '_> {
             let interrupt = self.context.interrupt.clone();
             let read = tokio::select! {
                 biased;
-                () = interrupt.cancelled() => return Err(interrupted()),
+                () = interrupt.cancelled() => return Err(interrupted(false)),
                 read = read_line(&mut input, &mut line) => read.map_err(|error| Failure::from(error).at(name))?,
             };
             let Some(bytes) = read else { break };
@@ -171,7 +171,7 @@ impl Importer<'_, '_> {
         while self.in_flight.len() > if failed.is_some() { 0 } else { left } {
             let sent = tokio::select! {
                 biased;
-                () = interrupt.cancelled() => return Err(interrupted()),
+                () = interrupt.cancelled() => return Err(interrupted(false)),
                 sent = self.in_flight.next() => sent,
             };
             let Some(sent) = sent else { break };

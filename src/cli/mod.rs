@@ -4,15 +4,21 @@
 
 pub mod args;
 mod batch;
+mod clients;
 mod cluster;
+mod command_line;
 mod exit;
 mod export;
 mod import;
+mod interrupts;
 mod keys;
 mod keyspaces;
 mod lines;
 mod members;
+mod profile;
 mod progress;
+mod repl;
+pub mod settings;
 mod table;
 mod text;
 mod txn;
@@ -20,6 +26,8 @@ mod words;
 
 #[cfg(test)]
 mod cli_test;
+#[cfg(test)]
+mod repl_test;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,9 +37,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
+pub use command_line::parse;
 pub use exit::{Exit, Failure};
+pub use interrupts::Interrupts;
 
 use self::args::{Cli, Command, Format, Global};
+use self::clients::Clients;
+use self::profile::Profiles;
+use self::settings::Settings;
 use crate::client::{Client, ClientConfig};
 use crate::env::Env;
 use crate::env::console::{Console, Input};
@@ -43,35 +56,100 @@ const TIMEOUT_BULK_DEFAULT: Duration = Duration::from_secs(60);
 /// Bytes that a value, a transaction or a batch read from a stream may have.
 const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Runs one command and returns its exit code. `interrupt` is cancelled by Ctrl-C.
-pub async fn run(env: &Env, cli: Cli, mut console: Console, interrupt: &CancellationToken) -> Exit {
-    let done = {
-        let context = &mut Context { env, global: &cli.global, console: &mut console, interrupt };
-        let command = Box::pin(execute(context, cli.command));
-        tokio::select! {
-            biased;
-            done = command => done,
-            // Import notices by itself and says how far it came; anything else just ends.
-            () = patience(interrupt) => Err(interrupted()),
-        }
+/// Runs one command, or the REPL, and returns its exit code. `interrupts` are raised by Ctrl-C.
+pub async fn run(env: &Env, cli: Cli, mut console: Console, interrupts: &Interrupts) -> Exit {
+    let session = match Session::start(env, &cli, &console).await {
+        Ok(session) => session,
+        Err(failure) => return failure.tell(&mut console).await,
     };
-    let interrupted = done.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted);
-    // A reader that stopped reading must not hold a command that was told to end.
-    let done = match if interrupted { Ok(()) } else { console.stdout.flush().await } {
-        Err(error) if done.is_ok() => Err(error.into()),
-        _ => done,
-    };
-    let Err(failure) = done else { return Exit::Ok };
-    if !failure.message.is_empty() {
-        let mut words = format!("error: {}\n", failure.message);
-        if !failure.hint.is_empty() {
-            words.push_str(&format!("hint: {}\n", failure.hint));
-        }
-        // When even this fails there is nobody left to tell; the exit code remains.
-        console.stderr.write_all(words.as_bytes()).await.ok();
+    if matches!(cli.command, Command::Repl) {
+        return Box::pin(repl::run(session, console, interrupts)).await;
     }
-    console.stderr.flush().await.ok();
-    failure.exit
+    match session.carry_out(Global::default(), cli.command, &mut console, &interrupts.current()).await {
+        Ok(()) => Exit::Ok,
+        Err(failure) => failure.tell(&mut console).await,
+    }
+}
+
+/// What holds over all commands of a process.
+struct Session<'e> {
+    env: &'e Env,
+    clients: Clients,
+    profiles: Profiles,
+    /// The profile that holds.
+    profile: Option<String>,
+    settings: Settings,
+}
+
+impl<'e> Session<'e> {
+    async fn start(env: &'e Env, cli: &Cli, console: &Console) -> Result<Self, Failure> {
+        // What asks no cluster works with a broken file, too.
+        let needs_profile = !matches!(cli.command, Command::Version | Command::Completion { .. });
+        let (profiles, (profile, settings)) = if needs_profile {
+            let profiles = Profiles::load(console, cli.global.profiles.as_deref()).await?;
+            let held = profile::settle(&profiles, &cli.global)?;
+            (profiles, held)
+        } else {
+            (Profiles::default(), (None, cli.global.settings.clone()))
+        };
+        let clients = if matches!(cli.command, Command::Repl) { Clients::for_many() } else { Clients::for_one() };
+        Ok(Self { env, clients, profiles, profile, settings })
+    }
+
+    /// Carries out one command. What its own options say goes before what holds.
+    async fn carry_out(
+        &self,
+        own: Global,
+        command: Command,
+        console: &mut Console,
+        interrupt: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let others = match &own.profiles {
+            Some(path) => Some(Profiles::load(console, Some(path)).await?),
+            None => None,
+        };
+        let profiles = others.as_ref().unwrap_or(&self.profiles);
+        let (profile, stronger) = match &own.profile {
+            Some(_) => profile::settle(profiles, &own)?,
+            None => (self.profile.clone(), own.settings),
+        };
+        let settings = stronger.or(self.settings.clone());
+        let writes = command.writes();
+        let (done, asked) = {
+            let profile = profile.as_deref();
+            let context = &mut Context {
+                session: self,
+                settings: &settings,
+                profile,
+                profiles,
+                console: &mut *console,
+                interrupt,
+                asked: false,
+            };
+            let done = tokio::select! {
+                biased;
+                done = Box::pin(execute(context, command)) => Some(done),
+                // Import notices by itself and says how far it came; anything else just ends.
+                () = patience(interrupt) => None,
+            };
+            (done, context.asked)
+        };
+        let done = done.unwrap_or_else(|| Err(interrupted(writes && asked)));
+        let interrupted = done.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted);
+        // A reader that stopped reading must not hold a command that was told to end.
+        match if interrupted { Ok(()) } else { console.stdout.flush().await } {
+            Err(error) if done.is_ok() => Err(error.into()),
+            _ => done,
+        }
+    }
+
+    async fn client(&self, settings: &Settings, timeout: Duration, watch_map: bool) -> Result<Client, Failure> {
+        let config = ClientConfig::new(settings.endpoints())
+            .keyspace(settings.keyspace())
+            .timeout(settings.timeout.unwrap_or(timeout))
+            .watch_map(watch_map);
+        Ok(self.clients.get(self.env, config).await?)
+    }
 }
 
 /// Time that a command has to end by itself once it was interrupted.
@@ -82,33 +160,43 @@ async fn patience(interrupt: &CancellationToken) {
     crate::env::time::sleep(INTERRUPT_PATIENCE).await;
 }
 
-fn interrupted() -> Failure {
-    Failure { exit: Exit::Interrupted, message: "interrupted".into(), hint: String::new() }
+/// Ctrl-C ended a command. A write that may have been sent is nobody's any more.
+fn interrupted(in_a_write: bool) -> Failure {
+    let (message, hint) = if in_a_write {
+        let hint = "read what it was to change before you run it again";
+        ("interrupted, outcome unknown: the write may or may not take effect", hint)
+    } else {
+        ("interrupted", "")
+    };
+    Failure { exit: Exit::Interrupted, message: message.into(), hint: hint.to_owned() }
 }
 
 /// What a command works with.
 struct Context<'a> {
-    env: &'a Env,
-    global: &'a Global,
+    session: &'a Session<'a>,
+    /// All that holds for it.
+    settings: &'a Settings,
+    /// The profile that some of it came from.
+    profile: Option<&'a str>,
+    profiles: &'a Profiles,
     console: &'a mut Console,
     interrupt: &'a CancellationToken,
+    /// Whether it has a client, so that something may have been sent.
+    asked: bool,
 }
 
 impl Context<'_> {
-    async fn client(&self) -> Result<Client, Failure> {
+    async fn client(&mut self) -> Result<Client, Failure> {
         self.client_with(TIMEOUT_DEFAULT, false).await
     }
 
-    async fn client_with(&self, timeout: Duration, watch_map: bool) -> Result<Client, Failure> {
-        let config = ClientConfig::new(self.global.endpoints.iter().filter(|endpoint| !endpoint.trim().is_empty()))
-            .keyspace(&self.global.keyspace)
-            .timeout(self.global.timeout.unwrap_or(timeout))
-            .watch_map(watch_map);
-        Ok(Client::connect(self.env, config).await?)
+    async fn client_with(&mut self, timeout: Duration, watch_map: bool) -> Result<Client, Failure> {
+        self.asked = true;
+        self.session.client(self.settings, timeout, watch_map).await
     }
 
     fn format(&self) -> Format {
-        self.global.output
+        self.settings.output()
     }
 
     async fn print(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
@@ -169,6 +257,10 @@ async fn execute(context: &mut Context<'_>, command: Command) -> Result<(), Fail
         Command::Member(command) => members::member(context, command).await,
         Command::Operation(command) => members::operation(context, command).await,
         Command::Endpoint(command) => cluster::endpoint(context, command).await,
+        Command::Profile(command) => profile::profile(context, command).await,
+        Command::Repl => {
+            Err(Failure::usage("the REPL is no command of a line", "`kvctl help repl` says how to start it"))
+        }
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "kvctl", &mut script);

@@ -280,6 +280,8 @@ impl Cluster {
     pub(crate) fn kvctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
         command.args(["--endpoints", &self.endpoints().join(",")]).args(arguments);
+        // Not the profiles of whoever runs the tests.
+        command.env("XDG_CONFIG_HOME", self.root.path()).env_remove("QUORATE_PROFILE").env_remove("QUORATE_PROFILES");
         command
     }
 

@@ -18,4 +18,5 @@ mod keyspaces;
 mod main_job;
 mod members;
 mod recovery;
+mod repl;
 mod writers;

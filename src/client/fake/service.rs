@@ -382,8 +382,13 @@ impl Admin for Node {
         }))
     }
 
-    async fn shards(&self, _: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
+    async fn shards(&self, request: Request<ShardsRequest>) -> Result<Response<ShardsResponse>, Status> {
         let state = self.fake.state.lock();
+        let asked = &request.get_ref().keyspace;
+        if !asked.is_empty() && state.map.keyspaces.iter().all(|keyspace| keyspace.name != *asked) {
+            let detail = detail(ErrorCode::KeyspaceNotFound, v1::Outcome::NotApplied, false);
+            return Err(status(Code::NotFound, "no such keyspace", detail));
+        }
         let entry = v1::shards_response::Entry {
             shard: Some(state.map.shards[0].clone()),
             keyspace: "default".into(),

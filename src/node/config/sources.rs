@@ -35,7 +35,7 @@ pub const SETTINGS: [&str; 23] = [
 /// Begins the name of a variable.
 const PREFIX: &str = "QUORATE_";
 /// Variables with that prefix which are not settings of a node: kvctl's, and the file's own name.
-const OTHERS: [&str; 7] = ["CONFIG", "ENDPOINTS", "KEYSPACE", "TIMEOUT", "PROFILE", "OUTPUT", "USER"];
+const OTHERS: [&str; 8] = ["CONFIG", "ENDPOINTS", "KEYSPACE", "TIMEOUT", "PROFILE", "PROFILES", "OUTPUT", "USER"];
 
 /// What was given, before it is checked.
 #[derive(Clone, Debug, Default)]

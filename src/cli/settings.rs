@@ -1,0 +1,95 @@
+//! What a command works with: each setting may come from an option, a variable, a profile or the
+//! start of the REPL, and the first of them that names it holds.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Deserializer};
+
+use super::args::{Format, duration};
+
+/// Endpoint when nothing names one.
+const ENDPOINT_DEFAULT: &str = "127.0.0.1:2379";
+/// Keyspace when nothing names one.
+const KEYSPACE_DEFAULT: &str = "default";
+
+/// Settings, each of which may be left open. The same fields are options of the command line and keys
+/// of a profile: a new one is a field here and a line in [`Settings::or`].
+#[derive(Args, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Nodes to talk to, as host:port, separated by commas [default: 127.0.0.1:2379]
+    #[arg(long, env = "QUORATE_ENDPOINTS", value_delimiter = ',', global = true)]
+    pub endpoints: Option<Vec<String>>,
+    /// Keyspace to work on [default: default]
+    #[arg(long, env = "QUORATE_KEYSPACE", global = true)]
+    pub keyspace: Option<String>,
+    /// Time a request may take, retries included: 500ms, 5s, 2m [default: 5s; import and export 60s]
+    #[arg(long, env = "QUORATE_TIMEOUT", value_parser = duration, global = true)]
+    #[serde(default, deserialize_with = "duration_of_text")]
+    pub timeout: Option<Duration>,
+    /// How to print results [default: simple]
+    #[arg(short = 'w', long = "write-out", env = "QUORATE_OUTPUT", value_enum, global = true)]
+    pub output: Option<Format>,
+}
+
+impl Settings {
+    /// What is left open here is taken from `weaker`.
+    #[must_use]
+    pub(crate) fn or(self, weaker: Self) -> Self {
+        Self {
+            endpoints: self.endpoints.or(weaker.endpoints),
+            keyspace: self.keyspace.or(weaker.keyspace),
+            timeout: self.timeout.or(weaker.timeout),
+            output: self.output.or(weaker.output),
+        }
+    }
+
+    /// The endpoints that hold; blanks between commas name none.
+    pub(crate) fn endpoints(&self) -> Vec<&str> {
+        match &self.endpoints {
+            Some(endpoints) => endpoints.iter().map(|one| one.trim()).filter(|one| !one.is_empty()).collect(),
+            None => vec![ENDPOINT_DEFAULT],
+        }
+    }
+
+    /// The keyspace that holds.
+    pub(crate) fn keyspace(&self) -> &str {
+        self.keyspace.as_deref().unwrap_or(KEYSPACE_DEFAULT)
+    }
+
+    /// The format that holds.
+    pub(crate) fn output(&self) -> Format {
+        self.output.unwrap_or_default()
+    }
+}
+
+fn duration_of_text<'de, D: Deserializer<'de>>(text: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(text)?;
+    duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Format, Settings};
+
+    #[test]
+    fn the_first_that_names_a_setting_holds() {
+        let flags = Settings { keyspace: Some("flag".into()), ..Settings::default() };
+        let profile = Settings {
+            endpoints: Some(vec!["a:1".into(), " ".into()]),
+            keyspace: Some("profile".into()),
+            timeout: Some(Duration::from_secs(9)),
+            output: Some(Format::Table),
+        };
+        let held = flags.clone().or(profile.clone());
+        assert_eq!((held.keyspace(), held.endpoints(), held.output()), ("flag", vec!["a:1"], Format::Table));
+        assert_eq!(held.timeout, Some(Duration::from_secs(9)));
+        assert_eq!(profile.clone().or(flags), profile);
+        let nothing = Settings::default();
+        assert_eq!((nothing.keyspace(), nothing.output()), ("default", Format::Simple));
+        assert_eq!(nothing.endpoints(), ["127.0.0.1:2379"]);
+    }
+}
