@@ -175,6 +175,36 @@ pub(crate) const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "removed-node-that-hears-nothing",
+        about: "A node that had no vote was removed before it had heard so: nobody spoke to it any more, and it served \
+            its old map for ever.",
+        plan: || Plan {
+            topology: Topology {
+                nodes: (1..=7).map(|number| format!("n{number}")).collect(),
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned()],
+                log_segment_bytes: 128 << 10,
+                snapshot_chunk_bytes: 1 << 10,
+                ..three_nodes()
+            },
+            workloads: vec!["scans under a pinned revision"],
+            faults: vec![
+                fault("power cut at a moment", 395, 10_596, 0xea76_5756_bda3_b590),
+                fault("symmetric partition", 3_445, 10_898, 0x52af_6648_d94e_2fc6),
+                fault("full disk", 8_371, 11_249, 0x20d0_e499_f303_c82b),
+                fault("symmetric partition", 9_111, 9_531, 0x9de1_3e04_c4ec_f5c7),
+                fault("half-open connections", 12_064, 20_317, 0x8d6e_ddbf_7892_59ab),
+                fault("wall clock drift", 13_953, 20_008, 0x33b5_ddc9_2a29_64bf),
+                fault("metadata leader loss", 15_636, 20_745, 0xce50_d7f3_b74e_3a87),
+                fault("join", 23_146, 27_007, 0xa8bb_0acb_e681_6331),
+                fault("remove", 23_540, 27_016, 0x439f_a113_7062_596b),
+            ],
+            faults_until: Duration::from_millis(27_016),
+            think_ms: 250,
+            ..calm(512_276)
+        },
+    },
+    Scenario {
         name: "founder-lost-after-its-election",
         about: "The first replica of a new shard was elected and lost for good before it had sent the first entry to \
             the others: these had voted, so they could not begin anew, and the shard had no leader for ever.",

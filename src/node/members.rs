@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::env::chance;
 use crate::env::time::{self, Instant};
 use crate::meta;
 use crate::proto::internal::meta_command::{AddNode, ForgetNode, Kind, RemoveNode};
 use crate::proto::internal::{JoinRequest, JoinResponse, MetaCommand, join_response};
 use crate::proto::v1;
-use crate::raft::{Group, Member, Members, Role};
+use crate::raft::{Group, Host, Member, Members, Role};
 use crate::types::map::{ShardMap, Standing};
 use crate::types::{NodeId, ReplicaId};
 
@@ -20,6 +21,8 @@ use super::{Failure, change};
 
 /// Pause between two rounds while something is to do.
 const PAUSE: Duration = Duration::from_millis(300);
+/// Longest pause between two introductions of a node without a vote.
+const ASK: Duration = Duration::from_secs(5);
 /// Entries that a replica may lack and still be given a vote: it has them within a moment.
 pub(super) const NEARLY: u64 = 1_000;
 
@@ -124,6 +127,27 @@ pub(super) fn has_majority(members: &Members, voters: impl Iterator<Item = Repli
     let voters: Vec<_> = voters.collect();
     let answers = |replica: &&ReplicaId| members.replicas.get(replica).is_some_and(|member| member.answers);
     voters.iter().filter(answers).count() * 2 > voters.len()
+}
+
+/// A node without a vote hears nothing more when the cluster has let it go, and would serve an old map for
+/// ever. So it introduces itself to another one now and then: whoever has left is told so, and ends.
+pub(super) async fn stay_known(host: Host, group: Group, router: Arc<Router>) {
+    loop {
+        time::sleep(ASK / 2 + chance::jitter(ASK / 2)).await;
+        let status = group.status();
+        if status.role == Role::Stopped {
+            return;
+        }
+        if status.role == Role::Learner {
+            let map = router.map();
+            let others: Vec<_> = map.nodes.values().filter(|node| node.id.0 != group.replica().0).collect();
+            if let Some(node) = chance::pick(&others)
+                && let Err(error) = host.hello(&node.peer_address, ASK).await
+            {
+                tracing::debug!(node = %node.id, %error, "an introduction was not answered");
+            }
+        }
+    }
 }
 
 /// Takes in a node that asks for it on the peer port.

@@ -255,6 +255,7 @@ impl Node {
             inner.space.clone().watch(env.disk.clone(), inner.config.data_dir.clone(), env.workers.start("space"));
         tasks.spawn(watch_space);
         tasks.spawn(members::lead(origin.clone(), inner.meta.clone(), inner.router.clone()));
+        tasks.spawn(members::stay_known(inner.host.clone(), inner.meta.clone(), inner.router.clone()));
         tasks.spawn(keyspaces::take_apart(inner.meta.clone(), inner.router.clone()));
         tasks.spawn(operations::lead(inner.meta.clone(), inner.router.clone()));
         tasks.spawn(leaders::keep(inner.id, inner.router.clone()));

@@ -36,6 +36,7 @@ impl LogStore {
     /// Writes the first entry of a group before its replica runs, and waits until it is durable.
     pub(super) async fn begin(&self, entry: &Entry) -> Result<(), LogError> {
         let data = codec::payload_to_bytes(&entry.payload);
+        self.observer.begins();
         self.observer.appended(entry, &data);
         let stored = LogEntry { term: entry.log_id.leader_id.term, index: entry.log_id.index, data };
         let (done, durable) = oneshot::channel();

@@ -56,6 +56,11 @@ impl Observer {
         say!(self, "started");
     }
 
+    /// A replica that has nothing is being given its group's first entry.
+    pub(super) fn begins(self) {
+        say!(self, "opened");
+    }
+
     /// An entry is being given to the log; `payload` is what the log holds of it.
     pub(super) fn appended(self, entry: &Entry, payload: &[u8]) {
         if !is_heard() {
