@@ -25,12 +25,14 @@ const ROOMS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that only some rooms may name.
-const CONFINED: [(&str, &[&str]); 5] = [
+const CONFINED: [(&str, &[&str]); 7] = [
     ("openraft", &["raft"]),
     ("tonic", &["api", "client", "raft/transport", "proto.rs"]),
     ("fjall", &["storage/engine"]),
     ("axum", &["api"]),
     ("rustyline", &["cli/repl/editor.rs"]),
+    ("rustls", &["env/tls"]),
+    ("tokio_rustls", &["env/tls"]),
 ];
 
 /// What may be named only in its seam, as it stands in code.

@@ -108,6 +108,7 @@ impl Machine {
             ("peer_addr", format!("0.0.0.0:{PEER_PORT}")),
             ("peer_advertise", format!("{name}:{PEER_PORT}")),
             first,
+            ("insecure", "true".to_owned()),
         ];
         let mut config = NodeConfig::resolve(&Sources { flags: flags.into(), ..Sources::default() }).unwrap();
         config.log_segment_bytes = topology.log_segment_bytes;
@@ -273,8 +274,12 @@ async fn run(machine: &Machine) -> Result<std::convert::Infallible, String> {
     let open = move |_: &std::path::Path| Ok(Arc::new(stores.open()) as Arc<dyn Engine>);
     let node = Box::pin(Node::start(config, env, open)).await.map_err(|error| error.to_string())?;
     machine.node.replace(Some(node.clone()));
-    let api =
-        Api { service: Arc::new(node.clone()), telemetry: Arc::new(Telemetry::default()), requests_in_flight_max };
+    let api = Api {
+        service: Arc::new(node.clone()),
+        telemetry: Arc::new(Telemetry::default()),
+        requests_in_flight_max,
+        tls: None,
+    };
     tokio::select! {
         biased;
         reason = node.failed() => Err(reason),

@@ -138,7 +138,12 @@ struct Served {
 fn api(places: usize) -> Api<Fake> {
     let (version, _) = watch::channel(1);
     let node = Fake { ready: true.into(), version, released: Semaphore::new(0), deadline: Mutex::default() };
-    Api { service: Arc::new(node), telemetry: Arc::new(Telemetry::default()), requests_in_flight_max: places }
+    Api {
+        service: Arc::new(node),
+        telemetry: Arc::new(Telemetry::default()),
+        requests_in_flight_max: places,
+        tls: None,
+    }
 }
 
 async fn served(places: usize) -> Served {

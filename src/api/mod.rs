@@ -32,6 +32,7 @@ use self::gate::Gate;
 use self::port::Port;
 use self::watchers::Watchers;
 use crate::env::net::Listener;
+use crate::env::tls::ServerTls;
 use crate::node::{Service, Telemetry};
 use crate::proto::REFLECTION;
 use crate::proto::v1::admin_server::AdminServer;
@@ -55,6 +56,8 @@ pub struct Api<S> {
     pub telemetry: Arc<Telemetry>,
     /// Requests executed at a time; one more is refused with `OVERLOADED`.
     pub requests_in_flight_max: usize,
+    /// What clients are met with; `None` where the network is trusted.
+    pub tls: Option<ServerTls>,
 }
 
 impl<S: Service> Api<S> {
@@ -64,11 +67,12 @@ impl<S: Service> Api<S> {
     ///
     /// # Errors
     /// Before anything is served, when the API cannot be assembled.
-    pub async fn serve(self, listener: Box<dyn Listener>, stop: impl Future<Output = ()>) -> Result<(), ApiError> {
+    pub async fn serve(mut self, listener: Box<dyn Listener>, stop: impl Future<Output = ()>) -> Result<(), ApiError> {
         let (closing, closed) = watch::channel(false);
         let telemetry = Arc::clone(&self.telemetry);
+        let tls = self.tls.take().map(Arc::new);
         let router = self.router(&Watchers::new(closed))?;
-        Port { listener, router, telemetry, closing }.serve(stop).await;
+        Port { listener, tls, router, telemetry, closing }.serve(stop).await;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! without saying what became of the write, and knows no bound on connections and no end to a drain.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::env::net::{Listener, Stream};
 use crate::env::time;
+use crate::env::tls::ServerTls;
 use crate::node::Telemetry;
 use crate::types::limits;
 
@@ -41,6 +43,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A listening client port.
 pub(super) struct Port {
     pub(super) listener: Box<dyn Listener>,
+    /// How each connection begins, if not in the clear.
+    pub(super) tls: Option<Arc<ServerTls>>,
     pub(super) router: Router,
     pub(super) telemetry: Arc<Telemetry>,
     /// Set when the server stops: ends watchers and idle connections.
@@ -50,7 +54,7 @@ pub(super) struct Port {
 impl Port {
     /// Serves until `stop`, then lets requests in flight finish for a bounded time.
     pub(super) async fn serve(self, stop: impl Future<Output = ()>) {
-        let Self { listener, router, telemetry, closing } = self;
+        let Self { listener, tls, router, telemetry, closing } = self;
         let http = Arc::new(http());
         let mut connections = JoinSet::new();
         let mut stop = pin!(stop);
@@ -61,10 +65,11 @@ impl Port {
                 () = &mut stop => break,
                 Some(ended) = connections.join_next() => ended_well(&ended),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if connections.len() < limits::CLIENT_CONNECTIONS_MAX => {
+                    Ok((stream, from)) if connections.len() < limits::CLIENT_CONNECTIONS_MAX => {
                         full = false;
                         let open = Open::new(&telemetry);
-                        let serving = connection(Arc::clone(&http), stream, router.clone(), closing.subscribe());
+                        let (tls, closing) = (tls.clone(), closing.subscribe());
+                        let serving = secured(tls, Arc::clone(&http), stream, from, router.clone(), closing);
                         connections.spawn(async move {
                             serving.await;
                             drop(open);
@@ -125,6 +130,30 @@ fn http() -> Builder<TokioExecutor> {
 
 /// Buffer of an HTTP/1.1 connection, which bounds the headers of a request.
 const HTTP1_BUFFER_BYTES: usize = limits::HEADER_BYTES_MAX as usize;
+
+/// Shakes hands, if that is asked for, and serves the connection. It counts as open meanwhile.
+async fn secured(
+    tls: Option<Arc<ServerTls>>,
+    http: Arc<Builder<TokioExecutor>>,
+    stream: Box<dyn Stream>,
+    from: SocketAddr,
+    router: Router,
+    mut closing: watch::Receiver<bool>,
+) {
+    let stream = match tls {
+        None => stream,
+        Some(tls) => {
+            let accepted = tokio::select! {
+                biased;
+                () = async { closing.wait_for(|closing| *closing).await.ok(); } => return,
+                accepted = tls.accept(stream, from) => accepted,
+            };
+            let Some(stream) = accepted else { return };
+            stream
+        }
+    };
+    connection(http, stream, router, closing).await;
+}
 
 async fn connection(
     http: Arc<Builder<TokioExecutor>>,

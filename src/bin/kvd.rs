@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use quorate::api::Api;
 use quorate::env::Env;
+use quorate::env::tls::ServerTls;
 use quorate::env::work::Workers;
 use quorate::node::dev::{DEV_NODES_MAX, DevCluster};
 use quorate::node::{EngineKind, LogFormat, Node, NodeConfig, Sources, Telemetry};
@@ -34,13 +35,17 @@ Examples:
     kvd dev --nodes 3
   One node of a cluster of three:
     kvd --name n1 --data-dir /var/lib/quorate \\
-        --client-addr 10.0.0.1:2379 --peer-addr 10.0.0.1:2380 \\
+        --client-addr 10.0.0.1:2379 --tls-cert server.pem --tls-key server.key \\
+        --peer-addr 10.0.0.1:2380 \\
+        --peer-tls-cert n1.pem --peer-tls-key n1.key --peer-tls-ca cluster-ca.pem \\
         --cluster n1=10.0.0.1:2380,n2=10.0.0.2:2380,n3=10.0.0.3:2380
   A node that joins a running cluster, and one that takes the place of a lost disk:
     kvd --name n4 --join 10.0.0.1:2380 --data-dir /var/lib/quorate \\
         --client-addr 10.0.0.4:2379 --peer-addr 10.0.0.4:2380
     kvd --replace n3 --join 10.0.0.1:2380 --data-dir /var/lib/quorate \\
         --client-addr 10.0.0.3:2379 --peer-addr 10.0.0.3:2380
+  The same on a network that keeps everybody else away:
+    kvd … --insecure
   The same from a file, with one setting changed:
     kvd --config /etc/quorate/kvd.toml --log debug
 
@@ -113,6 +118,21 @@ settings! {
     peer_addr: "HOST:PORT",
     /// Address peers are told to connect to [default: this node's in --cluster, or peer-addr]
     peer_advertise: "HOST:PORT",
+    /// Certificate for clients, in PEM form: with it and its key, clients must speak TLS
+    tls_cert: "FILE",
+    /// Private key of that certificate
+    tls_key: "FILE",
+    /// CA of clients' certificates: with it, clients must present one
+    tls_ca: "FILE",
+    /// Certificate for peers, which names this node: with it, its key and a CA, peers must speak TLS
+    peer_tls_cert: "FILE",
+    /// Private key of that certificate
+    peer_tls_key: "FILE",
+    /// CA of all nodes' certificates
+    peer_tls_ca: "FILE",
+    /// Listen without TLS where others can reach this node
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    insecure: "BOOL",
     /// The first members of the cluster and their peer addresses [default: this node alone]
     cluster: "NAME=HOST:PORT,…",
     /// Peer address of a member that takes this node into its cluster; ignored once it has joined
@@ -246,6 +266,8 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
         tracing::warn!("{warning}");
     }
     let env = Env::real();
+    let tls = config.client_tls.clone().map(|files| ServerTls::start(&env, files)).transpose();
+    let tls = tls.context("the client port's TLS files cannot be used")?;
     let listener = env.net.listen(&config.client_listen).await;
     let listener = listener.with_context(|| format!("cannot listen for clients on {}", config.client_listen))?;
     let settings = config.clone();
@@ -254,6 +276,7 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
         service: Arc::new(node.clone()),
         telemetry: Arc::new(Telemetry::default()),
         requests_in_flight_max: settings.requests_in_flight_max,
+        tls,
     };
     tracing::info!(name = settings.name, clients = settings.client_advertise, "serving");
     tokio::select! {

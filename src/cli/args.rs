@@ -15,7 +15,7 @@ use super::settings::Settings;
     name = "kvctl",
     version,
     about = "Talks to a Quorate cluster",
-    after_help = "Without a command on a terminal, kvctl reads commands line by line: see `kvctl help repl`.\n\nExamples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n  kvctl --profile prod member list\n  kvctl\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted.",
+    after_help = "Without a command on a terminal, kvctl reads commands line by line: see `kvctl help repl`.\n\nExamples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n  kvctl --endpoints db.example.org --tls-ca ca.pem get greeting\n  kvctl --profile prod member list\n  kvctl\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted.",
     disable_help_subcommand = false,
     propagate_version = true
 )]

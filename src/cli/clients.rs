@@ -3,15 +3,18 @@
 
 use parking_lot::Mutex;
 
-use crate::client::{Client, ClientConfig, Result};
+use crate::client::{Client, ClientConfig, ClientFiles, Result};
 use crate::env::Env;
 
 /// Clients kept at most: lines may name other clusters, but rarely many.
 const CLIENTS_MAX: usize = 4;
 
+/// Whom a client talks to, and how.
+type Key = (Vec<String>, Option<ClientFiles>);
+
 /// Clients by the endpoints they were given.
 pub(crate) struct Clients {
-    kept: Mutex<Vec<(Vec<String>, Client)>>,
+    kept: Mutex<Vec<(Key, Client)>>,
     // A client that lives for one command need not follow the map.
     follow: bool,
 }
@@ -30,8 +33,9 @@ impl Clients {
     /// A client with these settings.
     pub(crate) async fn get(&self, env: &Env, config: ClientConfig) -> Result<Client> {
         let config = config.normalized()?;
-        let (endpoints, keyspace, timeout) = (config.endpoints.clone(), config.keyspace.clone(), config.timeout);
-        if let Some(client) = self.find(&endpoints) {
+        let (keyspace, timeout) = (config.keyspace.clone(), config.timeout);
+        let key = (config.endpoints.clone(), config.tls.clone());
+        if let Some(client) = self.find(&key) {
             return Ok(client.with_keyspace(&keyspace).with_timeout(timeout));
         }
         let follow = self.follow || config.watch_map;
@@ -40,13 +44,13 @@ impl Clients {
         if kept.len() >= CLIENTS_MAX {
             kept.remove(0);
         }
-        kept.push((endpoints, client.clone()));
+        kept.push((key, client.clone()));
         Ok(client)
     }
 
-    fn find(&self, endpoints: &[String]) -> Option<Client> {
+    fn find(&self, key: &Key) -> Option<Client> {
         let kept = self.kept.lock();
-        kept.iter().find(|(of, _)| of == endpoints).map(|(_, client)| client.clone())
+        kept.iter().find(|(of, _)| of == key).map(|(_, client)| client.clone())
     }
 }
 

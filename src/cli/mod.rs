@@ -148,6 +148,7 @@ impl<'e> Session<'e> {
             .keyspace(settings.keyspace())
             .timeout(settings.timeout.unwrap_or(timeout))
             .watch_map(watch_map);
+        let config = ClientConfig { tls: settings.tls()?, ..config };
         Ok(self.clients.get(self.env, config).await?)
     }
 }

@@ -143,7 +143,7 @@ fn listing(profiles: &Profiles, holds: Option<&str>) -> Listing {
         list.push(Value::from(object));
     }
     Listing {
-        header: &["NAME", "USED", "ENDPOINTS", "KEYSPACE", "TIMEOUT_MS", "OUTPUT"],
+        header: &["NAME", "USED", "ENDPOINTS", "KEYSPACE", "TIMEOUT_MS", "OUTPUT", "TLS_CA", "TLS_CERT", "TLS_KEY"],
         rows,
         json: json!({ "file": profiles.file(), "profiles": list }),
     }
@@ -167,7 +167,7 @@ fn effective(context: &Context<'_>) -> Listing {
 }
 
 /// Settings by name; `null` is one that is left open.
-fn described(settings: &Settings) -> [(&'static str, Value); 4] {
+fn described(settings: &Settings) -> [(&'static str, Value); 7] {
     let timeout_ms = settings.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
     let output = settings.output.map(|output| match output {
         Format::Simple => "simple",
@@ -179,6 +179,9 @@ fn described(settings: &Settings) -> [(&'static str, Value); 4] {
         ("keyspace", json!(settings.keyspace)),
         ("timeout_ms", json!(timeout_ms)),
         ("output", json!(output)),
+        ("tls_ca", json!(settings.tls_ca)),
+        ("tls_cert", json!(settings.tls_cert)),
+        ("tls_key", json!(settings.tls_key)),
     ]
 }
 

@@ -1,12 +1,15 @@
 //! What a command works with: each setting may come from an option, a variable, a profile or the
 //! start of the REPL, and the first of them that names it holds.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
 use super::args::{Format, duration};
+use super::exit::Failure;
+use crate::client::{ClientFiles, TlsIdentity};
 
 /// Endpoint when nothing names one.
 const ENDPOINT_DEFAULT: &str = "127.0.0.1:2379";
@@ -21,6 +24,15 @@ pub struct Settings {
     /// Nodes to talk to, as host:port, separated by commas [default: 127.0.0.1:2379]
     #[arg(long, env = "QUORATE_ENDPOINTS", value_delimiter = ',', global = true)]
     pub endpoints: Option<Vec<String>>,
+    /// Speaks TLS to nodes whose certificates a CA in this PEM file has signed
+    #[arg(long, env = "QUORATE_CLIENT_TLS_CA", value_name = "FILE", global = true)]
+    pub tls_ca: Option<PathBuf>,
+    /// Certificate to present to nodes that ask for one, in PEM form
+    #[arg(long, env = "QUORATE_CLIENT_TLS_CERT", value_name = "FILE", global = true)]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of that certificate, in PEM form
+    #[arg(long, env = "QUORATE_CLIENT_TLS_KEY", value_name = "FILE", global = true)]
+    pub tls_key: Option<PathBuf>,
     /// Keyspace to work on [default: default]
     #[arg(long, env = "QUORATE_KEYSPACE", global = true)]
     pub keyspace: Option<String>,
@@ -39,6 +51,9 @@ impl Settings {
     pub(crate) fn or(self, weaker: Self) -> Self {
         Self {
             endpoints: self.endpoints.or(weaker.endpoints),
+            tls_ca: self.tls_ca.or(weaker.tls_ca),
+            tls_cert: self.tls_cert.or(weaker.tls_cert),
+            tls_key: self.tls_key.or(weaker.tls_key),
             keyspace: self.keyspace.or(weaker.keyspace),
             timeout: self.timeout.or(weaker.timeout),
             output: self.output.or(weaker.output),
@@ -50,6 +65,26 @@ impl Settings {
         match &self.endpoints {
             Some(endpoints) => endpoints.iter().map(|one| one.trim()).filter(|one| !one.is_empty()).collect(),
             None => vec![ENDPOINT_DEFAULT],
+        }
+    }
+
+    /// Which files the settings name. An empty name counts as none.
+    pub(crate) fn tls(&self) -> Result<Option<ClientFiles>, Failure> {
+        let given = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        let identity = match (given(&self.tls_cert), given(&self.tls_key)) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(TlsIdentity { cert, key }),
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Failure::usage("--tls-cert and --tls-key belong together", "give both, or neither"));
+            }
+        };
+        match (given(&self.tls_ca), identity) {
+            (Some(ca), identity) => Ok(Some(ClientFiles { ca, identity })),
+            (None, None) => Ok(None),
+            (None, Some(_)) => {
+                let hint = "name the CA that signed the nodes' certificates with --tls-ca";
+                Err(Failure::usage("--tls-cert is given, but not who signs the nodes' certificates", hint))
+            }
         }
     }
 
@@ -83,6 +118,7 @@ mod tests {
             keyspace: Some("profile".into()),
             timeout: Some(Duration::from_secs(9)),
             output: Some(Format::Table),
+            ..Settings::default()
         };
         let held = flags.clone().or(profile.clone());
         assert_eq!((held.keyspace(), held.endpoints(), held.output()), ("flag", vec!["a:1"], Format::Table));

@@ -236,6 +236,9 @@ impl Core {
         history: &mut History,
     ) -> Step {
         let Attempted { error, reached } = attempted;
+        if peer.distrust().is_some() && matches!(plan.route, Route::Node(_)) {
+            return Step::Fail(error.for_good());
+        }
         history.tried.insert(peer.address().to_owned());
         history.last = Some(error.clone());
         match (error.outcome, plan.safety) {

@@ -1,9 +1,11 @@
 //! What a client is told at its start.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::limits::{ATTEMPT_TIMEOUT_DEFAULT, ENDPOINTS_MAX, PORT_DEFAULT};
+use crate::env::tls::{ClientFiles, TlsIdentity};
 use crate::proto::v1::ErrorCode;
 use crate::types::limits::{REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX};
 
@@ -20,8 +22,8 @@ use crate::types::limits::{REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX};
 /// ```
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// `host:port` of some nodes; the others are learned from them. A scheme `http://` and a
-    /// missing port (2379) are tolerated.
+    /// `host:port` of some nodes; the others are learned from them. A scheme `http://`, or `https://`
+    /// with [`tls`](Self::tls), and a missing port (2379) are tolerated.
     pub endpoints: Vec<String>,
     /// Keyspace of requests that name none.
     pub keyspace: String,
@@ -32,6 +34,10 @@ pub struct ClientConfig {
     /// Whether to follow changes of the map in the background. Without it the map is refreshed
     /// when a node says that it is old.
     pub watch_map: bool,
+    /// TLS to the nodes: who signs their certificates, and what this client presents. The certificate of a
+    /// node must name the host or the IP address of its endpoint. Files that change are read again, if the
+    /// map is followed.
+    pub tls: Option<ClientFiles>,
 }
 
 impl ClientConfig {
@@ -43,6 +49,7 @@ impl ClientConfig {
             timeout: REQUEST_TIMEOUT_DEFAULT,
             attempt_timeout: ATTEMPT_TIMEOUT_DEFAULT,
             watch_map: true,
+            tls: None,
         }
     }
 
@@ -70,6 +77,23 @@ impl ClientConfig {
         Self { watch_map, ..self }
     }
 
+    /// Speaks TLS to nodes whose certificates one of the CAs in this PEM file has signed.
+    #[must_use]
+    pub fn tls_ca(self, ca: impl Into<PathBuf>) -> Self {
+        let identity = self.tls.and_then(|files| files.identity);
+        Self { tls: Some(ClientFiles { ca: ca.into(), identity }), ..self }
+    }
+
+    /// Presents a certificate to nodes that ask for one; both are PEM files. Call it after
+    /// [`tls_ca`](Self::tls_ca): without TLS there is nobody to present it to.
+    #[must_use]
+    pub fn tls_identity(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        if let Some(files) = &mut self.tls {
+            files.identity = Some(TlsIdentity { cert: cert.into(), key: key.into() });
+        }
+        self
+    }
+
     /// Checks everything, and brings endpoints into the form `host:port`.
     pub(crate) fn normalized(mut self) -> Result<Self> {
         let invalid = |message: String| Err(Error::not_applied(ErrorCode::InvalidArgument, message));
@@ -89,7 +113,7 @@ impl ClientConfig {
         }
         let mut endpoints = Vec::new();
         for endpoint in &self.endpoints {
-            let endpoint = normalize(endpoint)?;
+            let endpoint = normalize(endpoint, self.tls.is_some())?;
             if !endpoints.contains(&endpoint) {
                 endpoints.push(endpoint);
             }
@@ -100,16 +124,20 @@ impl ClientConfig {
 }
 
 /// Brings an endpoint into the form `host:port`.
-fn normalize(endpoint: &str) -> Result<String> {
+fn normalize(endpoint: &str, tls: bool) -> Result<String> {
     let invalid = |why: &str| {
         let message = format!("endpoint `{endpoint}` {why}: write it as host:port");
         Err(Error::not_applied(ErrorCode::InvalidArgument, message))
     };
     let address = endpoint.trim();
-    if address.starts_with("https://") {
-        return invalid("asks for TLS, which this version does not speak");
+    let (scheme, address) = address.split_once("://").unwrap_or((if tls { "https" } else { "http" }, address));
+    match (scheme, tls) {
+        ("https", true) | ("http", false) => {}
+        ("https", false) => return invalid("asks for TLS: name the CA of the certificates there (--tls-ca), or"),
+        ("http", true) => return invalid("asks for no TLS, but a CA is named (--tls-ca): leave out one of them, or"),
+        _ => return invalid("has an unknown scheme"),
     }
-    let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    let address = address.trim_end_matches('/');
     if address.is_empty() || address.contains(['/', '@', ' ', '?', '#']) {
         return invalid("is no address");
     }
@@ -135,13 +163,18 @@ mod tests {
 
     #[test]
     fn endpoints_are_brought_into_one_form() {
-        assert_eq!(normalize("http://a:1/").unwrap(), "a:1");
-        assert_eq!(normalize(" a ").unwrap(), "a:2379");
-        assert_eq!(normalize("[::1]").unwrap(), "[::1]:2379");
-        assert_eq!(normalize("[::1]:5").unwrap(), "[::1]:5");
-        for bad in ["", "https://a:1", "::1", "a:", "a:0", "a:99999", "a/b", ":2379", "http://"] {
-            assert!(normalize(bad).is_err(), "{bad}");
+        assert_eq!(normalize("http://a:1/", false).unwrap(), "a:1");
+        assert_eq!(normalize("https://a:1/", true).unwrap(), "a:1");
+        for tls in [false, true] {
+            assert_eq!(normalize(" a ", tls).unwrap(), "a:2379");
+            assert_eq!(normalize("[::1]", tls).unwrap(), "[::1]:2379");
+            assert_eq!(normalize("[::1]:5", tls).unwrap(), "[::1]:5");
+            for bad in ["", "::1", "a:", "a:0", "a:99999", "a/b", ":2379", "http://", "https://", "ftp://a:1"] {
+                assert!(normalize(bad, tls).is_err(), "{bad}");
+            }
         }
+        assert!(normalize("https://a:1", false).unwrap_err().message.contains("--tls-ca"));
+        assert!(normalize("http://a:1", true).unwrap_err().message.contains("--tls-ca"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::watch;
 use crate::env::Env;
 use crate::env::chance;
 use crate::env::time::{self, Instant};
+use crate::env::tls::ClientTls;
 use crate::proto::v1::{ErrorCode, MapRequest};
 
 /// The shared part of a client.
@@ -36,9 +37,11 @@ impl Core {
     /// Checks the settings and starts to follow the map. Needs a tokio runtime.
     pub(crate) fn start(env: &Env, config: ClientConfig) -> Result<Arc<Self>> {
         let config = config.normalized()?;
+        let tls = config.tls.clone().map(|files| ClientTls::start(env, files, config.watch_map)).transpose();
+        let tls = tls.map_err(|error| Error::not_applied(ErrorCode::InvalidArgument, error.to_string()))?;
         let stop = CancellationToken::new();
         let core = Arc::new(Self {
-            peers: Peers::new(Arc::clone(&env.net)),
+            peers: Peers::new(Arc::clone(&env.net), tls.map(Arc::new)),
             routes: Mutex::default(),
             budget: Mutex::new(RetryBudget::new(time::now())),
             refreshing: tokio::sync::Mutex::default(),
@@ -93,6 +96,12 @@ impl Core {
                 return Err(Attempted { error: Error::timed_out(mutating, message), reached: false });
             }
         };
+        if let Some(why) = connection.refused() {
+            connection.discard();
+            peer.failed();
+            let message = peer.distrusted(why);
+            return Err(Attempted { error: Error::retryable(ErrorCode::Unavailable, message), reached: false });
+        }
         Err(match sent(&status) {
             Sent::Answered => {
                 peer.succeeded();
@@ -147,15 +156,27 @@ impl Core {
         let mut last = self.unreachable.lock().clone().unwrap_or_else(|| {
             Error::retryable(ErrorCode::Unavailable, "every endpoint failed recently; waiting before the next try")
         });
+        // Whether distrust keeps us from every one of them: that does not pass by itself within a call.
+        let mut hopeless = true;
         for address in prefer.into_iter().chain(others.iter().map(String::as_str)) {
             let peer = self.peers.get(address);
             if peer.admit().is_err() {
+                match peer.distrust() {
+                    Some(why) => last = Error::retryable(ErrorCode::Unavailable, why),
+                    None => hopeless = false,
+                }
                 continue;
             }
             let deadline = deadline.min(time::now() + self.config.attempt_timeout);
             let installed = match self.attempt(&peer, MapRequest {}, false, deadline).await {
-                Ok(map) => self.routes.lock().install(&map),
-                Err(attempted) => Err(attempted.error),
+                Ok(map) => {
+                    hopeless = false;
+                    self.routes.lock().install(&map)
+                }
+                Err(attempted) => {
+                    hopeless &= peer.distrust().is_some();
+                    Err(attempted.error)
+                }
             };
             match installed {
                 Ok(()) => {
@@ -166,7 +187,7 @@ impl Core {
             }
         }
         *self.unreachable.lock() = Some(last.clone());
-        Err(last)
+        Err(if hopeless { last.for_good() } else { last })
     }
 }
 

@@ -147,6 +147,12 @@ impl Error {
         }
     }
 
+    /// The same failure, of which more of the same will not help.
+    pub(crate) fn for_good(mut self) -> Self {
+        self.detail.retryable = false;
+        self
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         self.detail.retryable

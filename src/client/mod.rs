@@ -61,6 +61,10 @@ use std::time::Duration;
 
 pub use batch::ShardOutcome;
 pub use config::ClientConfig;
+
+/// Which files hold the certificates of [`ClientConfig::tls`].
+pub use crate::env::tls::{ClientFiles, TlsIdentity};
+
 pub use error::{Error, Outcome, Result};
 pub use options::{BatchOperation, Keys, PutOptions, ScanOptions};
 pub use scan::{Scan, ScanPosition};

@@ -24,16 +24,17 @@ use super::limits::{
 };
 use crate::env::net::{Network, Stream};
 use crate::env::time::{self, Instant};
+use crate::env::tls::{self, ClientTls, Verdict};
 
 /// All nodes this client has talked to.
 pub(crate) struct Peers {
-    net: Arc<dyn Network>,
+    way: Way,
     peers: Mutex<BTreeMap<String, Arc<Peer>>>,
 }
 
 impl Peers {
-    pub(crate) fn new(net: Arc<dyn Network>) -> Self {
-        Self { net, peers: Mutex::default() }
+    pub(crate) fn new(net: Arc<dyn Network>, tls: Option<Arc<ClientTls>>) -> Self {
+        Self { way: Way { net, tls }, peers: Mutex::default() }
     }
 
     /// The node at `address`.
@@ -47,9 +48,10 @@ impl Peers {
             peers.pop_first();
         }
         let peer = Arc::new(Peer {
-            net: Arc::clone(&self.net),
+            way: self.way.clone(),
             address: address.to_owned(),
             breaker: Mutex::new(Breaker::new()),
+            distrust: Mutex::default(),
             slot: tokio::sync::Mutex::new(None),
         });
         peers.insert(address.to_owned(), Arc::clone(&peer));
@@ -57,11 +59,30 @@ impl Peers {
     }
 }
 
+/// How nodes are reached.
+#[derive(Clone)]
+struct Way {
+    net: Arc<dyn Network>,
+    /// `None` in the clear.
+    tls: Option<Arc<ClientTls>>,
+}
+
+impl Way {
+    async fn open(self, address: &str, verdict: Verdict) -> io::Result<Box<dyn Stream>> {
+        let stream = self.net.connect(address).await?;
+        match self.tls {
+            None => Ok(tls::attentive(stream, verdict)),
+            Some(tls) => tls.connect(stream, address, verdict).await,
+        }
+    }
+}
+
 /// One node.
 pub(crate) struct Peer {
-    net: Arc<dyn Network>,
+    way: Way,
     address: String,
     breaker: Mutex<Breaker>,
+    distrust: Mutex<Option<String>>,
     slot: tokio::sync::Mutex<Option<Connection>>,
 }
 
@@ -70,12 +91,18 @@ pub(crate) struct Peer {
 pub(crate) struct Connection {
     pub(crate) channel: Channel,
     spent: Arc<Mutex<bool>>,
+    verdict: Verdict,
 }
 
 impl Connection {
     /// The connection broke: the next call opens another.
     pub(crate) fn discard(&self) {
         *self.spent.lock() = true;
+    }
+
+    /// Why the node refused the connection as such, if it did: then it acted on nothing that was sent on it.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        self.verdict.refused()
     }
 }
 
@@ -91,6 +118,20 @@ impl Peer {
 
     pub(crate) fn succeeded(&self) {
         self.breaker.lock().success();
+        *self.distrust.lock() = None;
+    }
+
+    /// Why the node and this client did not believe each other when they last met, if so: a certificate does
+    /// not do, or one of them speaks no TLS.
+    pub(crate) fn distrust(&self) -> Option<String> {
+        self.distrust.lock().clone()
+    }
+
+    /// Remembers that, and says it.
+    pub(crate) fn distrusted(&self, why: &str) -> String {
+        let message = format!("cannot connect to {}: {why}", self.address);
+        *self.distrust.lock() = Some(message.clone());
+        message
     }
 
     pub(crate) fn failed(&self) {
@@ -103,7 +144,7 @@ impl Peer {
     pub(crate) async fn connect(&self, deadline: Instant) -> Result<Connection, String> {
         let limit = deadline.min(time::now() + CONNECT_TIMEOUT);
         match time::timeout_at(limit, self.connect_now()).await {
-            Ok(result) => result.map_err(|error| format!("cannot connect to {}: {error}", self.address)),
+            Ok(result) => result,
             Err(_) => Err(format!("cannot connect to {} in time", self.address)),
         }
     }
@@ -117,7 +158,7 @@ impl Peer {
             let ready = std::future::poll_fn(|cx| Service::poll_ready(&mut channel, cx)).await;
             let usable = ready.is_ok() && !*connection.spent.lock();
             if usable {
-                return Ok(Connection { channel, spent: Arc::clone(&connection.spent) });
+                return Ok(Connection { channel, ..connection.clone() });
             }
             *slot = None;
         }
@@ -128,9 +169,22 @@ impl Peer {
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let connector = Connector { net: Arc::clone(&self.net), address: self.address.clone(), used: false };
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| root_cause(&error))?;
-        let connection = Connection { channel, spent: Arc::default() };
+        let verdict = Verdict::default();
+        let connector =
+            Connector { way: self.way.clone(), address: self.address.clone(), verdict: verdict.clone(), used: false };
+        let channel = match endpoint.connect_with_connector(connector).await {
+            Ok(channel) => channel,
+            Err(error) => {
+                return Err(match verdict.refused() {
+                    Some(why) => self.distrusted(why),
+                    None => {
+                        *self.distrust.lock() = None;
+                        format!("cannot connect to {}: {}", self.address, root_cause(&error))
+                    }
+                });
+            }
+        };
+        let connection = Connection { channel, spent: Arc::default(), verdict };
         *slot = Some(connection.clone());
         Ok(connection)
     }
@@ -138,8 +192,9 @@ impl Peer {
 
 /// Opens one byte stream through the network seam, once.
 struct Connector {
-    net: Arc<dyn Network>,
+    way: Way,
     address: String,
+    verdict: Verdict,
     used: bool,
 }
 
@@ -158,14 +213,13 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let net = Arc::clone(&self.net);
-        let address = self.address.clone();
+        let (way, address, verdict) = (self.way.clone(), self.address.clone(), self.verdict.clone());
         let spent = std::mem::replace(&mut self.used, true);
         Box::pin(async move {
             if spent {
                 return Err(io::Error::new(io::ErrorKind::NotConnected, ConnectionSpent));
             }
-            net.connect(&address).await.map(TokioIo::new)
+            way.open(&address, verdict).await.map(TokioIo::new)
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Clocks and timers. The monotonic clock drives everything; the wall clock is only shown to people.
+//! Clocks and timers. The monotonic clock drives everything; the wall clock is only shown to people, and
+//! held against the dates of certificates.
 //!
 //! Under simulation a [`TimeHook`] may skew what this thread's current node believes.
 
@@ -45,7 +46,7 @@ pub fn now() -> Instant {
     hook().map_or(real, |hook| hook.now(real))
 }
 
-/// The wall clock: for people, never for decisions.
+/// The wall clock: for people and the dates of certificates, never for other decisions.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 pub fn wall() -> SystemTime {
     hook().map_or_else(SystemTime::now, |hook| hook.wall())

@@ -3,6 +3,7 @@
 //! Knows the keys, their defaults, and how they must fit together; reads no file and no environment
 //! by itself: the binary hands over [`Sources`].
 
+mod security;
 mod sources;
 mod values;
 
@@ -14,8 +15,9 @@ use std::path::PathBuf;
 
 pub use self::sources::{SETTINGS, Sources};
 
+use self::security::Security;
 use self::sources::Given;
-use self::values::Address;
+use crate::env::tls::{PeerFiles, ServerFiles};
 use crate::raft::TickConfig;
 use crate::storage::engine::stream::CHUNK_BYTES_TARGET;
 use crate::storage::log::SEGMENT_BYTES_MAX;
@@ -90,6 +92,12 @@ pub struct NodeConfig {
     pub peer_listen: String,
     /// `host:port` that peers are told to connect to.
     pub peer_advertise: String,
+    /// TLS on the client port.
+    pub client_tls: Option<ServerFiles>,
+    /// TLS on the peer port, and to other nodes' peer ports.
+    pub peer_tls: Option<PeerFiles>,
+    /// Whether it may listen without TLS where others can reach it.
+    pub insecure: bool,
     /// The first members: name and peer address. This node is among them, unless it joins.
     pub founding: BTreeMap<String, String>,
     /// Peer address of a member that is asked to take this node in; matters for an empty data directory.
@@ -152,6 +160,8 @@ impl NodeConfig {
         // Who takes a node's place keeps its name, unless told otherwise.
         let name = given.parsed("name", values::name)?.or_else(|| replace.clone()).unwrap_or_else(|| "n1".to_owned());
         let addresses = Addresses::resolve(&given, &name)?;
+        let security = Security::resolve(&given)?;
+        security.check(&addresses.client_listen, &addresses.peer_listen)?;
         let value_bytes_top = (limits::REQUEST_BYTES_MAX - REQUEST_SLACK_BYTES) as u64;
         let tick = TickConfig::default();
         let config = Self {
@@ -160,6 +170,9 @@ impl NodeConfig {
             client_advertise: addresses.client_advertise,
             peer_listen: addresses.peer_listen,
             peer_advertise: addresses.peer_advertise,
+            client_tls: security.client,
+            peer_tls: security.peer,
+            insecure: security.insecure,
             founding: addresses.founding,
             join: given.parsed("join", values::reachable)?,
             replace,
@@ -217,13 +230,14 @@ impl NodeConfig {
 
     /// What an operator should know before the node starts.
     pub fn warnings(&self) -> Vec<String> {
-        [("clients", &self.client_listen), ("peers", &self.peer_listen)]
+        let clients = ("clients", &self.client_listen, self.client_tls.is_some());
+        let peers = ("peers", &self.peer_listen, self.peer_tls.is_some());
+        [clients, peers]
             .into_iter()
-            .filter(|(_, address)| Address::parse(address).is_ok_and(|address| !address.is_loopback()))
-            .map(|(who, address)| {
+            .filter(|(_, address, tls)| !tls && security::is_open(address))
+            .map(|(who, address, _)| {
                 format!(
-                    "listening for {who} on {address} without TLS or authentication: whoever reaches it can read and \
-                     write everything"
+                    "listening for {who} on {address} without TLS: whoever reaches it can read and write everything"
                 )
             })
             .collect()

@@ -53,6 +53,11 @@ impl Founders {
         xxhash_rust::xxh3::xxh3_64(lines.concat().as_bytes()).max(1)
     }
 
+    /// Names of all.
+    pub(super) fn names(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        self.members.iter().map(|(id, (name, _))| (*id, name.as_str()))
+    }
+
     /// Peer addresses of the others.
     pub(super) fn peers(&self) -> impl Iterator<Item = (NodeId, &str)> {
         let others = self.members.iter().filter(|(id, _)| **id != self.node);

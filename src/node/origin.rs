@@ -1,12 +1,14 @@
 //! Who this node is at its start: one of the first members, one that joined before, or one that joins
 //! now.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::env::Env;
 use crate::env::time;
+use crate::env::tls::PeerTls;
 use crate::proto::v1;
-use crate::raft::{self, HelloError, Identity, IdentityError};
+use crate::raft::{self, HelloError, HostError, Identity, IdentityError};
 use crate::types::{ClusterId, NodeId};
 
 use super::founding::Founders;
@@ -68,9 +70,11 @@ impl Origin {
             ..Default::default()
         };
         let replace = config.replace.as_deref().unwrap_or_default();
+        let tls = config.peer_tls.clone().map(|files| PeerTls::start(env, files, &config.name)).transpose();
+        let tls = tls.map_err(HostError::from)?.map(Arc::new);
         let mut reported = time::now();
         loop {
-            match raft::join(&*env.net, member, node.clone(), token, replace).await {
+            match raft::join(&*env.net, tls.as_ref(), member, node.clone(), token, replace).await {
                 Ok((cluster_id, node)) => {
                     tracing::info!(cluster = %cluster_id, node = node.0, "joined the cluster");
                     return Ok(Self { node, founding_hash: 0, cluster_id: Some(cluster_id), founders: None });
@@ -85,6 +89,11 @@ impl Origin {
                 }
             }
         }
+    }
+
+    /// Names of all, as far as the settings say.
+    pub(super) fn names(&self) -> impl Iterator<Item = (NodeId, &str)> {
+        self.founders.iter().flat_map(Founders::names)
     }
 
     /// Peer addresses of the others, as far as the settings name them.

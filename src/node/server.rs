@@ -190,9 +190,11 @@ impl Node {
         };
         let log_entries_kept = config.log_entries_kept;
         let snapshot_chunk_bytes = config.snapshot_chunk_bytes;
+        let tls = config.peer_tls.clone();
         let host_config =
-            HostConfig { tick, log_entries_kept, snapshot_chunk_bytes, ..HostConfig::new(&config.peer_listen) };
+            HostConfig { tick, log_entries_kept, snapshot_chunk_bytes, tls, ..HostConfig::new(&config.peer_listen) };
         let host = Host::start(env.clone(), host_config, identity, peers, log.clone(), engine.clone(), catalog).await?;
+        origin.names().for_each(|(id, name)| host.set_name(id, name));
         origin.peers().for_each(|(id, address)| host.set_address(id, address));
         Self::run(config, env, origin, host, log, engine, lock).await
     }

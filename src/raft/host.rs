@@ -19,6 +19,7 @@ use super::settings::{self, TickConfig};
 use super::start::{self, Ground, GroupError};
 use super::transport::{self, LinkError, Links, PeerService};
 use crate::env::time;
+use crate::env::tls::{PeerFiles, PeerTls, TlsError};
 use crate::env::work::Worker;
 use crate::env::{Env, net};
 use crate::proto::internal as wire;
@@ -51,6 +52,8 @@ pub struct HostConfig {
     pub log_entries_kept: u64,
     /// Snapshots are sent in chunks of so many bytes, at most [`CHUNK_BYTES_TARGET`].
     pub snapshot_chunk_bytes: usize,
+    /// TLS on the peer port and to other peers' ports.
+    pub tls: Option<PeerFiles>,
 }
 
 impl HostConfig {
@@ -61,6 +64,7 @@ impl HostConfig {
             tick: TickConfig::default(),
             log_entries_kept: LOG_ENTRIES_KEPT,
             snapshot_chunk_bytes: CHUNK_BYTES_TARGET,
+            tls: None,
         }
     }
 }
@@ -71,6 +75,9 @@ pub enum HostError {
     /// The times contradict each other.
     #[error("the heartbeat and election times contradict each other: {0}")]
     Tick(#[from] openraft::ConfigError),
+    /// The peer port's certificate, key or CA cannot be used.
+    #[error("the peer port's TLS files cannot be used: {0}")]
+    Tls(#[from] TlsError),
     /// The peer port cannot be opened.
     #[error("cannot listen for peers on {address}: {error}")]
     Listen {
@@ -125,6 +132,7 @@ pub enum ForwardError {
 /// When nobody answers there in time, or the cluster does not want it.
 pub async fn join(
     net: &dyn net::Network,
+    tls: Option<&Arc<PeerTls>>,
     address: &str,
     node: v1::Node,
     token: u64,
@@ -137,7 +145,7 @@ pub async fn join(
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    transport::join(net, address, request).await
+    transport::join(net, tls, address, request).await
 }
 
 /// The groups of one node.
@@ -177,12 +185,14 @@ impl Host {
         catalog: Arc<Catalog>,
     ) -> Result<Self, HostError> {
         let raft = settings::config(config.tick)?;
+        let tls = config.tls.clone().map(|files| PeerTls::start(&env, files, &identity.name)).transpose()?;
         let listener = env.net.listen(&config.listen).await;
         let listener = listener.map_err(|error| HostError::Listen { address: config.listen.clone(), error })?;
         let listening = listener.local_address().ok();
         let worker = |name: &str| env.workers.start(name);
         let position = log.clone();
-        let peers = Arc::new(Peers::new(identity, peers, worker("peers"), move || position.position()));
+        let peers = Peers::new(identity, peers, worker("peers"), move || position.position());
+        let peers = Arc::new(peers.with_tls(tls.map(Arc::new)));
         let links = Arc::new(Links::new(env.net.clone(), peers.clone(), config.snapshot_chunk_bytes));
         let registry = Arc::new(Registry::new(peers));
         let (stop, stopped) = watch::channel(false);
@@ -267,6 +277,11 @@ impl Host {
     /// listened to, and ends when it says hello.
     pub fn set_members(&self, ids: BTreeSet<NodeId>, next: NodeId) {
         self.inner.registry.peers.set_members(ids, next);
+    }
+
+    /// Says which name a node's id belongs to: over TLS, no certificate of another node will do for it.
+    pub fn set_name(&self, node: NodeId, name: &str) {
+        self.inner.registry.peers.set_name(node, name);
     }
 
     /// Makes the cluster id durable and says it from now on.

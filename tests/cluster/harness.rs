@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use quorate::client::{Client, ClientConfig, Keys, ReplicaStatus, ScanOptions};
+use quorate::client::{Client, ClientConfig, ClientFiles, Keys, ReplicaStatus, ScanOptions};
 use quorate::env::Env;
 use quorate::types::{GroupId, NodeId};
 use rustix::process::{Pid, Signal, kill_process};
@@ -153,6 +153,8 @@ fn wait_exit(child: &mut Child) -> Option<i32> {
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     pub(crate) root: TempDir,
+    /// What clients and kvctl use, if the nodes speak TLS.
+    pub(crate) tls: Option<ClientFiles>,
 }
 
 impl Cluster {
@@ -174,7 +176,7 @@ impl Cluster {
             arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
             Node { name, client, peer, dir, child: None, arguments, launcher: Vec::new(), variables: Vec::new() }
         });
-        Self { nodes: nodes.collect(), root }
+        Self { nodes: nodes.collect(), root, tls: None }
     }
 
     /// A node that is to join through the peer port of one that runs; not started yet. `extra` goes to
@@ -228,7 +230,8 @@ impl Cluster {
 
     /// A client that knows all nodes.
     pub(crate) async fn client(&self) -> Client {
-        Client::connect(&Env::real(), ClientConfig::new(self.endpoints())).await.unwrap()
+        let config = ClientConfig { tls: self.tls.clone(), ..ClientConfig::new(self.endpoints()) };
+        Client::connect(&Env::real(), config).await.unwrap()
     }
 
     /// Waits until all running nodes say that they are ready.
@@ -279,7 +282,14 @@ impl Cluster {
     /// A kvctl against all nodes, not started yet.
     pub(crate) fn kvctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kvctl"));
-        command.args(["--endpoints", &self.endpoints().join(",")]).args(arguments);
+        command.args(["--endpoints", &self.endpoints().join(",")]);
+        if let Some(files) = &self.tls {
+            command.arg("--tls-ca").arg(&files.ca);
+            if let Some(identity) = &files.identity {
+                command.arg("--tls-cert").arg(&identity.cert).arg("--tls-key").arg(&identity.key);
+            }
+        }
+        command.args(arguments);
         // Not the profiles of whoever runs the tests.
         command.env("XDG_CONFIG_HOME", self.root.path()).env_remove("QUORATE_PROFILE").env_remove("QUORATE_PROFILES");
         command

@@ -17,6 +17,8 @@ mod harness;
 mod keyspaces;
 mod main_job;
 mod members;
+mod pki;
 mod recovery;
 mod repl;
+mod tls;
 mod writers;

@@ -202,7 +202,9 @@ mod tests {
         let spot = spot(&definition(), line);
         match &spot.wanted {
             Wanted::These(words) => fitting(&spot, words.clone()),
-            _ => fitting(&spot, known.iter().map(|name| (*name).to_owned())),
+            Wanted::Anything | Wanted::Keyspace | Wanted::Node | Wanted::Key | Wanted::Profile => {
+                fitting(&spot, known.iter().map(|name| (*name).to_owned()))
+            }
         }
     }
 
@@ -257,7 +259,7 @@ mod tests {
         assert_eq!(usage("put a ").as_deref(), Some("VALUE"));
         assert_eq!(usage("import ").as_deref(), Some("[FILE]"));
         assert_eq!(usage("put a 1 --ttl ").as_deref(), Some("TTL"));
-        assert_eq!(usage("member ").as_deref(), Some("list"));
+        assert_eq!(usage("operation ").as_deref(), Some("list | cancel"));
         assert_eq!(usage("use ").as_deref(), Some("KEYSPACE"));
         for line in ["", "put", "put a", "put a 1 ", "scan ", "nonsense x ", "help "] {
             assert_eq!(usage(line), None, "{line}");

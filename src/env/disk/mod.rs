@@ -25,6 +25,13 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// As the file system; [`io::ErrorKind::NotFound`] when it does not exist.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Reads a whole file of at most `limit` bytes, which this process need not be allowed to write.
+    ///
+    /// # Errors
+    /// As the file system; [`io::ErrorKind::InvalidData`] when the file is larger.
+    fn read(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        read_open(&*self.open(path)?, path, limit)
+    }
     /// Renames, replacing what is there.
     ///
     /// # Errors
@@ -94,7 +101,10 @@ pub trait DirLock: Send + Sync + 'static {}
 /// # Errors
 /// As the file system; [`io::ErrorKind::InvalidData`] when the file is larger.
 pub fn read_file(disk: &dyn Disk, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-    let file = disk.open(path)?;
+    read_open(&*disk.open(path)?, path, limit)
+}
+
+fn read_open(file: &dyn File, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let size = usize::try_from(file.size()?).unwrap_or(usize::MAX);
     if size > limit {
         return Err(io::Error::new(

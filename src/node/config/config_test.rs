@@ -67,6 +67,8 @@ fn every_key_is_read_from_every_source() {
         "log" => "debug",
         "log_format" => "json",
         "engine" => "memory",
+        "tls_cert" | "tls_key" | "tls_ca" | "peer_tls_cert" | "peer_tls_key" | "peer_tls_ca" => "x9.pem",
+        "insecure" => "true",
         "replication_factor" => "5",
         "heartbeat_ms" => "99",
         "election_min_ms" => "499",
@@ -77,14 +79,18 @@ fn every_key_is_read_from_every_source() {
         "requests_in_flight_max" | "value_bytes_max" => "4095",
         _ => other(key),
     };
-    let unset = resolved(&Sources::default());
-    // It needs another one; see below.
+    // Files of TLS come together, and a node that takes a place joins.
+    let tls: Vec<_> = SETTINGS.into_iter().filter(|key| key.contains("tls_")).map(|key| (key, "x8.pem")).collect();
     for key in SETTINGS.into_iter().filter(|key| *key != "replace") {
-        let by_flag = resolved(&flags(&[(key, text(key))]));
+        let tls: &[_] = if key.contains("tls_") { &tls } else { &[] };
+        let unset = resolved(&flags(tls));
+        let others: Vec<_> = tls.iter().copied().filter(|(other, _)| *other != key).collect();
+        let with = |sources: Sources| resolved(&Sources { flags: flags(&others).flags, ..sources });
+        let by_flag = resolved(&flags(&[&others[..], &[(key, text(key))]].concat()));
         assert_ne!(by_flag, unset, "{key} changes nothing");
         let variable = format!("QUORATE_{}", key.to_uppercase());
-        assert_eq!(resolved(&variables(&[(&variable, text(key))])), by_flag, "{variable}");
-        assert_eq!(resolved(&file(&format!("{key} = {:?}", text(key)))), by_flag, "{key} in a file");
+        assert_eq!(with(variables(&[(&variable, text(key))])), by_flag, "{variable}");
+        assert_eq!(with(file(&format!("{key} = {:?}", text(key)))), by_flag, "{key} in a file");
     }
 }
 
@@ -113,12 +119,13 @@ fn lists_may_be_tables_or_arrays_in_a_file() {
 #[test]
 fn addresses_follow_from_each_other() {
     let cluster = ("cluster", "n1=10.0.0.1:2380,n2=10.0.0.2:2380");
-    let config = resolved(&flags(&[cluster]));
+    let open = ("insecure", "true");
+    let config = resolved(&flags(&[cluster, open]));
     assert_eq!((&*config.peer_listen, &*config.peer_advertise), ("10.0.0.1:2380", "10.0.0.1:2380"));
-    let config = resolved(&flags(&[cluster, ("peer_addr", "0.0.0.0:2380")]));
+    let config = resolved(&flags(&[cluster, open, ("peer_addr", "0.0.0.0:2380")]));
     assert_eq!((&*config.peer_listen, &*config.peer_advertise), ("0.0.0.0:2380", "10.0.0.1:2380"));
     assert!(config.warnings().iter().any(|warning| warning.contains("peers on 0.0.0.0:2380")));
-    let config = resolved(&flags(&[("client_addr", "0.0.0.0:2379"), ("client_advertise", "db.example.org:443")]));
+    let config = resolved(&flags(&[open, ("client_addr", "0.0.0.0:2379"), ("client_advertise", "db.example.org:443")]));
     assert_eq!(config.client_advertise, "db.example.org:443");
 }
 
@@ -148,6 +155,11 @@ fn flags_and_files_that_cannot_be_used() {
         ("election_max_ms", "500", "must be greater than election_min_ms"),
         ("log_segment_bytes", "1MiB", "bytes"),
         ("engine", "sled", "must be fjall"),
+        ("tls_cert", "", "--tls-cert: \"\" must name a file"),
+        ("tls_cert", "c.pem", "needs both tls_cert and tls_key"),
+        ("tls_ca", "ca.pem", "needs both tls_cert and tls_key"),
+        ("peer_tls_ca", "ca.pem", "needs peer_tls_cert, peer_tls_key and peer_tls_ca"),
+        ("insecure", "perhaps", "must be true or false"),
     ] {
         let found = error(&flags(&[(key, text)]));
         assert!(found.contains(why), "{key} = {text}: {found}");
@@ -167,6 +179,35 @@ fn flags_and_files_that_cannot_be_used() {
         let found = error(&file(text));
         assert!(found.contains(why), "{text}: {found}");
     }
+}
+
+#[test]
+fn without_tls_others_are_kept_out_unless_that_is_not_wanted() {
+    let client = [("client_addr", "0.0.0.0:2379"), ("client_advertise", "db.example.org:2379")];
+    let peer = [("cluster", "n1=10.0.0.1:2380")];
+    let client_tls = [("tls_cert", "c.pem"), ("tls_key", "k.pem")];
+    let peer_tls = [("peer_tls_cert", "c.pem"), ("peer_tls_key", "k.pem"), ("peer_tls_ca", "ca.pem")];
+    let insecure = [("insecure", "true")];
+    for (given, why) in [
+        (
+            &client[..],
+            "client_addr is 0.0.0.0:2379, where others can reach this node, and there is no TLS: set tls_cert",
+        ),
+        (&peer, "peer_addr is 10.0.0.1:2380, where others can reach this node, and there is no TLS: set peer_tls_cert"),
+        (&[&client[..], &peer_tls].concat(), "set tls_cert and tls_key"),
+        (&[&peer[..], &client_tls].concat(), "set peer_tls_cert"),
+        (&[&client[..], &[("insecure", "false")]].concat(), "say --insecure"),
+    ] {
+        let found = error(&flags(given));
+        assert!(found.contains(why), "{given:?}: {found}");
+    }
+    for (port, tls) in [(&client[..], &client_tls[..]), (&peer, &peer_tls)] {
+        let guarded = resolved(&flags(&[port, tls].concat()));
+        assert_eq!(guarded.warnings(), Vec::<String>::new());
+        let open = resolved(&flags(&[port, &insecure].concat()));
+        assert_eq!(open.warnings().len(), 1, "what was asked for is still said");
+    }
+    assert!(resolved(&file("insecure = true")).insecure);
 }
 
 #[test]

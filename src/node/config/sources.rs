@@ -6,13 +6,20 @@ use std::collections::BTreeMap;
 use super::ConfigError;
 
 /// Every key, in the order of the documentation.
-pub const SETTINGS: [&str; 23] = [
+pub const SETTINGS: [&str; 30] = [
     "name",
     "data_dir",
     "client_addr",
     "client_advertise",
     "peer_addr",
     "peer_advertise",
+    "tls_cert",
+    "tls_key",
+    "tls_ca",
+    "peer_tls_cert",
+    "peer_tls_key",
+    "peer_tls_ca",
+    "insecure",
     "cluster",
     "join",
     "replace",
@@ -35,7 +42,21 @@ pub const SETTINGS: [&str; 23] = [
 /// Begins the name of a variable.
 const PREFIX: &str = "QUORATE_";
 /// Variables with that prefix which are not settings of a node: kvctl's, and the file's own name.
-const OTHERS: [&str; 8] = ["CONFIG", "ENDPOINTS", "KEYSPACE", "TIMEOUT", "PROFILE", "PROFILES", "OUTPUT", "USER"];
+const OTHERS: [&str; 11] = [
+    "CONFIG",
+    "ENDPOINTS",
+    "KEYSPACE",
+    "TIMEOUT",
+    "PROFILE",
+    "PROFILES",
+    "OUTPUT",
+    "USER",
+    "CLIENT_TLS_CA",
+    "CLIENT_TLS_CERT",
+    "CLIENT_TLS_KEY",
+];
+/// Settings that a file may also give as `true` or `false`.
+const SWITCHES: [&str; 1] = ["insecure"];
 
 /// What was given, before it is checked.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +129,8 @@ fn read_file(path: &str, text: &str, merged: &mut BTreeMap<&'static str, Given>)
             place: path.to_owned(),
         })?;
         let origin = format!("{written} in {path}");
-        let Some(text) = text_of(&value) else {
+        let switch = value.as_bool().filter(|_| SWITCHES.contains(&key)).map(|value| value.to_string());
+        let Some(text) = switch.or_else(|| text_of(&value)) else {
             let why = "must be a text, a whole number, or for lists a table or an array of texts".to_owned();
             return Err(ConfigError::Invalid { origin, text: value.type_str().to_owned(), why });
         };

@@ -119,6 +119,10 @@ pub(super) fn labels(text: &str) -> Parsed<BTreeMap<String, String>> {
     if labels.len() > LABELS_MAX { Err(format!("has more than {LABELS_MAX} labels")) } else { Ok(labels) }
 }
 
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
+}
+
 pub(super) fn number(text: &str, range: &RangeInclusive<u64>) -> Parsed<u64> {
     let (low, high) = (range.start(), range.end());
     let number = text.parse().ok().filter(|number| range.contains(number));

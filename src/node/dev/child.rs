@@ -26,8 +26,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes read of an answer: its first line is enough.
 const PROBE_BYTES_MAX: u64 = 4 * 1024;
 
-/// Variables that name one node or all its settings, which the command line says for each child.
-const NOT_INHERITED: [&str; 9] = [
+/// Variables that name one node or all its settings, which the command line says for each child, and those of
+/// TLS: a development cluster stays on loopback, in the clear.
+const NOT_INHERITED: [&str; 15] = [
     "QUORATE_CONFIG",
     "QUORATE_NAME",
     "QUORATE_DATA_DIR",
@@ -37,6 +38,12 @@ const NOT_INHERITED: [&str; 9] = [
     "QUORATE_PEER_ADVERTISE",
     "QUORATE_CLUSTER",
     "QUORATE_LABELS",
+    "QUORATE_TLS_CERT",
+    "QUORATE_TLS_KEY",
+    "QUORATE_TLS_CA",
+    "QUORATE_PEER_TLS_CERT",
+    "QUORATE_PEER_TLS_KEY",
+    "QUORATE_PEER_TLS_CA",
 ];
 
 /// What the supervisor wants of its children.

@@ -10,6 +10,7 @@
 
 mod admission;
 mod book;
+mod certified;
 mod file;
 mod identity;
 mod joining;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use crate::env::tls::{Certificate, PeerTls};
 use crate::env::work::Worker;
 use crate::proto::internal as wire;
 use crate::types::{ClusterId, Epoch, GroupId, NodeId, ReplicaId};
@@ -53,6 +55,10 @@ pub(super) struct Peers {
     members: RwLock<Members>,
     disk: Worker,
     refused: watch::Sender<Option<String>>,
+    /// Proves who this node is and who the others are; `None` where the network is trusted.
+    tls: Option<Arc<PeerTls>>,
+    /// Names of the nodes that are known to belong to the cluster.
+    names: Mutex<BTreeMap<NodeId, String>>,
     position: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
@@ -71,8 +77,33 @@ impl Peers {
             members: RwLock::default(),
             disk,
             refused: watch::Sender::new(None),
+            tls: None,
+            names: Mutex::default(),
             position: Box::new(position),
         }
+    }
+
+    /// The same, over TLS.
+    pub(super) fn with_tls(self, tls: Option<Arc<PeerTls>>) -> Self {
+        Self { tls, ..self }
+    }
+
+    pub(super) fn tls(&self) -> Option<&Arc<PeerTls>> {
+        self.tls.as_ref()
+    }
+
+    /// Says which node an id belongs to: no certificate of another will do for it.
+    pub(super) fn set_name(&self, node: NodeId, name: &str) {
+        let mut names = self.names.lock();
+        if names.get(&node).is_none_or(|known| known != name) {
+            names.insert(node, name.to_owned());
+        }
+    }
+
+    /// Whether the certificate that was presented is one of node `node`, as far as its name is known.
+    pub(super) fn check_expected(&self, node: NodeId, certificate: Option<&Certificate>) -> Result<(), Refusal> {
+        let known = self.names.lock().get(&node).cloned();
+        certified::check_expected(certificate, node, known.as_deref())
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -121,8 +152,11 @@ impl Peers {
         }
     }
 
-    /// Takes a peer's introduction: checks it and remembers it durably.
-    pub(super) async fn meet(&self, theirs: Introduction) -> Result<(), Refusal> {
+    /// Takes a peer's introduction: checks it, against its certificate if there is one, and remembers it
+    /// durably.
+    pub(super) async fn meet(&self, theirs: Introduction, certificate: Option<&Certificate>) -> Result<(), Refusal> {
+        certified::check_introduction(certificate, &theirs)?;
+        self.check_expected(theirs.node, certificate)?;
         let _one_at_a_time = self.meeting.lock().await;
         admission::admit(&self.ours(), self.book.seen(theirs.node).as_ref(), &theirs)?;
         if self.has_left(theirs.node) {

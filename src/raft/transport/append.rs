@@ -166,7 +166,10 @@ impl<S: Stream<Item = AppendRequest> + Send + Unpin> Session<S> {
             LinkError::Refused(refusal) => {
                 matches!(refusal.code, Code::UnknownIncarnation | Code::StaleIncarnation | Code::WrongNode)
             }
-            LinkError::NoAddress(_) | LinkError::Unreachable { .. } | LinkError::Busy(_) => false,
+            LinkError::NoAddress(_)
+            | LinkError::Unreachable { .. }
+            | LinkError::Untrusted { .. }
+            | LinkError::Busy(_) => false,
         };
         if useless {
             self.lane.broken(open.generation);

@@ -1,7 +1,9 @@
-//! gRPC connections over [`crate::env::net`]: never `tokio::net`, so that a simulator can stand in.
+//! gRPC connections over [`crate::env::net`], within [`crate::env::tls`] where that is set: never
+//! `tokio::net`, so that a simulator can stand in.
 
 use std::future::{Ready, ready};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,6 +23,7 @@ use super::{
 };
 use crate::env::net::{Listener, Network, Stream};
 use crate::env::time;
+use crate::env::tls::{self, Certificate, PeerTls, Verdict};
 use crate::proto::internal::peer_server::{Peer, PeerServer};
 use crate::types::limits::PEER_FRAME_BYTES_MAX;
 
@@ -28,9 +31,33 @@ use crate::types::limits::PEER_FRAME_BYTES_MAX;
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A channel over one new connection. When that breaks, the channel fails for good.
-pub(super) async fn connect(net: &dyn Network, address: &str) -> Result<Channel, String> {
-    let stream = net.connect(address).await.map_err(|error| error.to_string())?;
-    Endpoint::from_static("http://peer")
+pub(super) struct Dialed {
+    pub(super) channel: Channel,
+    /// What the peer presented; `None` without TLS.
+    pub(super) certificate: Option<Certificate>,
+    /// Becomes the reason if the peer refuses this end.
+    pub(super) verdict: Verdict,
+}
+
+/// Why there is no connection.
+pub(super) enum NotDialed {
+    Unreachable(String),
+    Untrusted(String),
+}
+
+pub(super) async fn connect(net: &dyn Network, tls: Option<&Arc<PeerTls>>, address: &str) -> Result<Dialed, NotDialed> {
+    let unreachable = |error: &dyn std::error::Error| NotDialed::Unreachable(error.to_string());
+    let stream = net.connect(address).await.map_err(|error| unreachable(&error))?;
+    let verdict = Verdict::default();
+    let (stream, certificate) = match tls {
+        None => (tls::attentive(stream, verdict.clone()), None),
+        Some(tls) => {
+            let secured = tls.connect(stream, verdict.clone()).await;
+            let (stream, certificate) = secured.map_err(|error| NotDialed::Untrusted(error.to_string()))?;
+            (stream, Some(certificate))
+        }
+    };
+    let channel = Endpoint::from_static("http://peer")
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
@@ -38,7 +65,8 @@ pub(super) async fn connect(net: &dyn Network, address: &str) -> Result<Channel,
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_with_connector(OneConnection { stream: Some(stream) })
         .await
-        .map_err(|error| error.to_string())
+        .map_err(|error| unreachable(&error))?;
+    Ok(Dialed { channel, certificate, verdict })
 }
 
 /// Hands out one connection, then refuses: a channel must not reconnect without an introduction.
@@ -65,9 +93,6 @@ impl Service<Uri> for OneConnection {
 ///
 /// hyper is driven from here and not by tonic's server, which puts the wall clock into every answer.
 pub(in crate::raft) async fn serve(listener: Box<dyn Listener>, service: PeerService, stop: watch::Receiver<bool>) {
-    let service = PeerServer::new(service)
-        .max_decoding_message_size(PEER_FRAME_BYTES_MAX)
-        .max_encoding_message_size(PEER_FRAME_BYTES_MAX);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let http = Arc::new(http());
     let mut connections = JoinSet::new();
@@ -77,8 +102,8 @@ pub(in crate::raft) async fn serve(listener: Box<dyn Listener>, service: PeerSer
             biased;
             () = &mut stopping => break,
             Some(_) = connections.join_next() => {}
-            (stream, permit) = accept(&*listener, &permits) => {
-                let serving = serve_connection(http.clone(), stream, service.clone(), stop.clone());
+            (stream, from, permit) = accept(&*listener, &permits) => {
+                let serving = serve_peer(http.clone(), stream, from, service.clone(), stop.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(permit);
@@ -87,6 +112,32 @@ pub(in crate::raft) async fn serve(listener: Box<dyn Listener>, service: PeerSer
         }
     }
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection, which may first have to prove where it comes from.
+async fn serve_peer(
+    http: Arc<Builder<TokioExecutor>>,
+    stream: Box<dyn Stream>,
+    from: SocketAddr,
+    service: PeerService,
+    stop: watch::Receiver<bool>,
+) {
+    let (stream, service) = match service.tls() {
+        None => (stream, service),
+        Some(tls) => {
+            let accepted = tokio::select! {
+                biased;
+                () = stopped(stop.clone()) => return,
+                accepted = tls.accept(stream, from) => accepted,
+            };
+            let Some((stream, certificate)) = accepted else { return };
+            (stream, service.certified(from, certificate))
+        }
+    };
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(PEER_FRAME_BYTES_MAX)
+        .max_encoding_message_size(PEER_FRAME_BYTES_MAX);
+    serve_connection(http, stream, service, stop).await;
 }
 
 pub(super) fn http() -> Builder<TokioExecutor> {
@@ -128,12 +179,15 @@ pub(super) async fn stopped(mut stop: watch::Receiver<bool>) {
     stop.wait_for(|stop| *stop).await.ok();
 }
 
-async fn accept(listener: &dyn Listener, permits: &Arc<Semaphore>) -> (Box<dyn Stream>, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &dyn Listener,
+    permits: &Arc<Semaphore>,
+) -> (Box<dyn Stream>, SocketAddr, OwnedSemaphorePermit) {
     loop {
         // The semaphore is never closed; were it, no connection would be taken.
         let Ok(permit) = permits.clone().acquire_owned().await else { return std::future::pending().await };
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, from)) => return (stream, from, permit),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection on the peer port");
                 time::sleep(ACCEPT_PAUSE).await;

@@ -1,9 +1,12 @@
 //! What a node that is no member yet asks of one that is.
 
-use super::connect::connect;
+use std::sync::Arc;
+
+use super::connect::{Dialed, NotDialed, connect};
 use super::{CONNECT_TIMEOUT, JOIN_TIMEOUT, LinkError};
 use crate::env::net::Network;
 use crate::env::time;
+use crate::env::tls::PeerTls;
 use crate::proto::internal as wire;
 use crate::proto::internal::join_response::{Joined, Kind};
 use crate::proto::internal::peer_client::PeerClient;
@@ -16,12 +19,15 @@ use crate::types::{ClusterId, NodeId};
 /// does no harm.
 pub(in crate::raft) async fn join(
     net: &dyn Network,
+    tls: Option<&Arc<PeerTls>>,
     address: &str,
     request: wire::JoinRequest,
 ) -> Result<(ClusterId, NodeId), HelloError> {
     let unreachable = |why: String| HelloError::Unreachable(format!("{address}: {why}"));
-    let channel = match time::timeout(CONNECT_TIMEOUT, connect(net, address)).await {
-        Ok(channel) => channel.map_err(unreachable)?,
+    let Dialed { channel, verdict, .. } = match time::timeout(CONNECT_TIMEOUT, connect(net, tls, address)).await {
+        Ok(Ok(dialed)) => dialed,
+        Ok(Err(NotDialed::Unreachable(why))) => return Err(unreachable(why)),
+        Ok(Err(NotDialed::Untrusted(why))) => return Err(HelloError::Refused(format!("{address}: {why}"))),
         Err(_) => return Err(unreachable("connecting took too long".into())),
     };
     let answer = match time::timeout(JOIN_TIMEOUT, PeerClient::new(channel).join(request)).await {
@@ -31,6 +37,9 @@ pub(in crate::raft) async fn join(
             return Err(HelloError::Refused(message));
         }
         Ok(Err(status)) => {
+            if let Some(why) = verdict.refused() {
+                return Err(HelloError::Refused(format!("{address}: {why}")));
+            }
             let error = LinkError::from_status(NodeId(0), &status);
             if let LinkError::Refused(refusal) = &error
                 && refusal.code != Code::Unspecified

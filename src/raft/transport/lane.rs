@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
-use super::connect::connect;
+use super::connect::{Dialed, NotDialed, connect};
 use super::{CONNECT_TIMEOUT, HELLO_TIMEOUT, LinkError, RECONNECT_PAUSE_MAX, describe, refusal};
 use crate::env::net::Network;
 use crate::env::{chance, time};
@@ -121,7 +121,9 @@ impl Lane {
         done: watch::Sender<Option<Result<Connected, LinkError>>>,
     ) {
         let result = self.connect().await.map(|client| Connected { client, generation });
-        if let (0, Err(error)) = (failures, &result) {
+        if let (0, Err(error)) = (failures, &result)
+            && (self.peers.tls().is_none() || !matches!(error, LinkError::Untrusted { .. }))
+        {
             // Once: it is tried again and again, and said when it is there.
             tracing::warn!(node = %self.node, purpose = %self.purpose, %error, "a peer cannot be reached");
         }
@@ -224,17 +226,35 @@ pub(in crate::raft) async fn greet(
     node: NodeId,
 ) -> Result<(Client, wire::HelloResponse), LinkError> {
     let unreachable = |why: String| LinkError::Unreachable { node, address: address.to_owned(), why };
-    let channel = match time::timeout(CONNECT_TIMEOUT, connect(net, address)).await {
-        Ok(channel) => channel.map_err(unreachable)?,
+    let untrusted = |why: &str| distrust(peers, node, address, why);
+    let dialed = match time::timeout(CONNECT_TIMEOUT, connect(net, peers.tls(), address)).await {
+        Ok(Ok(dialed)) => dialed,
+        Ok(Err(NotDialed::Unreachable(why))) => return Err(unreachable(why)),
+        Ok(Err(NotDialed::Untrusted(why))) => return Err(untrusted(&why)),
         Err(_) => return Err(unreachable("connecting took too long".into())),
     };
+    let Dialed { channel, certificate, verdict } = dialed;
+    // Before anything is said: an introduction names what only peers should know.
+    let certificate = certificate.as_ref();
+    peers.check_expected(node, certificate).map_err(|refusal| untrusted(&refusal.message))?;
     let mut client = PeerClient::new(channel)
         .max_decoding_message_size(PEER_FRAME_BYTES_MAX)
         .max_encoding_message_size(PEER_FRAME_BYTES_MAX);
     let request = peers.introduction().to_request(node);
     let response = match time::timeout(HELLO_TIMEOUT, client.hello(request)).await {
         Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => return Err(not_welcome(peers, address, LinkError::from_status(node, &status), unreachable)),
+        Ok(Err(status)) => {
+            if let Some(why) = verdict.refused() {
+                return Err(untrusted(why));
+            }
+            let error = LinkError::from_status(node, &status);
+            if let LinkError::Refused(refusal) = &error
+                && refusal.code == Code::Untrusted
+            {
+                return Err(untrusted(&refusal.message));
+            }
+            return Err(not_welcome(peers, address, error, unreachable));
+        }
         Err(_) => return Err(unreachable("it did not introduce itself in time".into())),
     };
     let theirs = Introduction::from_response(response.clone())?;
@@ -242,8 +262,21 @@ pub(in crate::raft) async fn greet(
         let message = format!("at {address} is node {}, not {node}: check the addresses", theirs.node);
         return Err(Refusal::new(Code::WrongNode, message).into());
     }
-    peers.meet(theirs).await?;
-    Ok((client, response))
+    match peers.meet(theirs, certificate).await {
+        Ok(()) => Ok((client, response)),
+        Err(refusal) if refusal.code == Code::Untrusted => Err(untrusted(&refusal.message)),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// Says once why two nodes do not believe each other: they try again and again.
+fn distrust(peers: &Peers, node: NodeId, address: &str, why: &str) -> LinkError {
+    let error = LinkError::Untrusted { node, address: address.to_owned(), why: why.to_owned() };
+    match peers.tls() {
+        Some(tls) => tls.refusals().log("no connection to a peer", address, why),
+        None => tracing::debug!(%error, "no connection to a peer"),
+    }
+    error
 }
 
 fn not_welcome(peers: &Peers, address: &str, error: LinkError, unreachable: impl Fn(String) -> LinkError) -> LinkError {

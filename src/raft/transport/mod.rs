@@ -88,6 +88,10 @@ pub(super) enum LinkError {
     /// Nothing was sent: too much is on its way already.
     #[error("too many calls are on their way to node {0}")]
     Busy(NodeId),
+    /// Nothing but a handshake or an introduction was sent: the other end does not prove who it is, or does
+    /// not believe this one.
+    #[error("node {node} at {address} is not trusted, or does not trust this node: {why}")]
+    Untrusted { node: NodeId, address: String, why: String },
     /// The peer does not listen to this process, or the other way round.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -115,9 +119,11 @@ impl LinkError {
     /// again at once.
     fn to_rpc(&self) -> RpcError {
         match self {
-            Self::NoAddress(_) | Self::Unreachable { .. } | Self::Refused(_) | Self::Malformed(_) => {
-                RpcError::Unreachable(openraft::errors::Unreachable::from_string(self))
-            }
+            Self::NoAddress(_)
+            | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Refused(_)
+            | Self::Malformed(_) => RpcError::Unreachable(openraft::errors::Unreachable::from_string(self)),
             Self::Busy(_) | Self::Timeout(_) | Self::Broken { .. } => {
                 RpcError::Network(openraft::errors::NetworkError::from_string(self))
             }
@@ -127,7 +133,11 @@ impl LinkError {
     /// Whether the peer certainly did not see what was to be sent.
     pub(super) fn is_unsent(&self) -> bool {
         match self {
-            Self::NoAddress(_) | Self::Unreachable { .. } | Self::Busy(_) | Self::Refused(_) => true,
+            Self::NoAddress(_)
+            | Self::Unreachable { .. }
+            | Self::Untrusted { .. }
+            | Self::Busy(_)
+            | Self::Refused(_) => true,
             Self::Timeout(_) | Self::Broken { .. } | Self::Malformed(_) => false,
         }
     }

@@ -1,5 +1,6 @@
 //! The peer port: what other nodes may ask of this one.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::receive::Receiving;
 use super::{CONTROL_CALLS_MAX, JOIN_TIMEOUT, refused_status, serve_append};
 use crate::env::net::{BoxFuture, Fate, FrameKind, Network};
 use crate::env::time;
+use crate::env::tls::{Certificate, PeerTls};
 use crate::env::work::Worker;
 use crate::proto::internal as wire;
 use crate::proto::internal::control_frame::Request as Call;
@@ -43,12 +45,21 @@ pub trait PeerHandler: Send + Sync + 'static {
 #[derive(Clone)]
 pub(in crate::raft) struct PeerService {
     inner: Arc<Inner>,
+    /// The groups, as far as this connection may reach them.
+    registry: Arc<Registry>,
+    /// Who is at the other end of this connection; `None` without TLS.
+    caller: Option<Arc<Caller>>,
+}
+
+/// The other end of a connection over TLS.
+struct Caller {
+    from: SocketAddr,
+    certificate: Certificate,
 }
 
 struct Inner {
     /// Says what becomes of frames.
     net: Arc<dyn Network>,
-    registry: Arc<Registry>,
     engine: Arc<dyn Engine>,
     /// Writes received snapshots.
     writer: Worker,
@@ -67,7 +78,19 @@ impl PeerService {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let forwards = Semaphore::new(REQUESTS_IN_FLIGHT_MAX);
-        Self { inner: Arc::new(Inner { net, registry, engine, writer, handler: RwLock::default(), forwards, stop }) }
+        let inner = Inner { net, engine, writer, handler: RwLock::default(), forwards, stop };
+        Self { inner: Arc::new(inner), registry, caller: None }
+    }
+
+    pub(super) fn tls(&self) -> Option<Arc<PeerTls>> {
+        self.registry.peers.tls().cloned()
+    }
+
+    /// The service on one connection over TLS, on which only one node is listened to: the one that the
+    /// certificate names.
+    pub(super) fn certified(self, from: SocketAddr, certificate: Certificate) -> Self {
+        let registry = Arc::new(self.registry.on_certified_connection());
+        Self { registry, caller: Some(Arc::new(Caller { from, certificate })), ..self }
     }
 
     pub(in crate::raft) fn set_handler(&self, handler: Arc<dyn PeerHandler>) {
@@ -82,8 +105,13 @@ impl Peer for PeerService {
 
     async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
         let hello = request.into_inner();
-        self.inner.hello(hello).await.map(Response::new).map_err(|refusal| {
-            tracing::warn!(code = ?refusal.code, "refused a node: {refusal}");
+        self.introduce(hello).await.map(Response::new).map_err(|refusal| {
+            match (self.tls(), &self.caller) {
+                (Some(tls), Some(caller)) if refusal.code == Code::Untrusted => {
+                    tls.refusals().log("refused a node", &caller.from.ip().to_string(), &refusal.message);
+                }
+                _ => tracing::warn!(code = ?refusal.code, "refused a node: {refusal}"),
+            }
             refused_status(&refusal)
         })
     }
@@ -92,7 +120,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendFrame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let (net, registry) = (self.inner.net.clone(), self.inner.registry.clone());
+        let (net, registry) = (self.inner.net.clone(), self.registry.clone());
         let answers = serve_append::answers(net, registry, request.into_inner());
         Ok(Response::new(Box::pin(answers.take_until(stopped_serving(self.inner.stop.clone())))))
     }
@@ -101,10 +129,10 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::ControlFrame>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
-        let inner = self.inner.clone();
+        let service = self.clone();
         // A broken stream ends the calls; the peer sees it by itself.
         let frames = request.into_inner().filter_map(|frame| future::ready(frame.ok()));
-        let replies = frames.map(move |frame| inner.clone().control(frame)).buffer_unordered(CONTROL_CALLS_MAX);
+        let replies = frames.map(move |frame| service.clone().called(frame)).buffer_unordered(CONTROL_CALLS_MAX);
         Ok(Response::new(Box::pin(replies.map(Ok).take_until(stopped_serving(self.inner.stop.clone())))))
     }
 
@@ -114,7 +142,7 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::SnapshotReply>, Status> {
         let receiving = Receiving {
             net: self.inner.net.clone(),
-            registry: self.inner.registry.clone(),
+            registry: self.registry.clone(),
             engine: self.inner.engine.clone(),
             writer: self.inner.writer.clone(),
         };
@@ -130,7 +158,7 @@ impl Peer for PeerService {
 
     async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardResponse>, Status> {
         let request = request.into_inner();
-        match self.inner.forward(request).await {
+        match self.forwarded(request).await {
             Ok(response) => Ok(Response::new(wire::ForwardResponse { response, error: None })),
             Err(Failed::Refused(refusal)) => {
                 let error = Some(refusal.to_wire());
@@ -141,7 +169,7 @@ impl Peer for PeerService {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
-        self.inner.join(request.into_inner()).await.map(Response::new).map_err(|refusal| refused_status(&refusal))
+        self.take_in(request.into_inner()).await.map(Response::new).map_err(|refusal| refused_status(&refusal))
     }
 }
 
@@ -152,19 +180,23 @@ enum Failed {
     Late,
 }
 
-impl Inner {
-    async fn hello(&self, hello: wire::HelloRequest) -> Result<wire::HelloResponse, Refusal> {
+impl PeerService {
+    async fn introduce(&self, hello: wire::HelloRequest) -> Result<wire::HelloResponse, Refusal> {
         let peers = &self.registry.peers;
         if hello.to_node_id != 0 && hello.to_node_id != peers.node().0 {
             let message = format!("this is node {}, not n{}: check the addresses", peers.node(), hello.to_node_id);
             return Err(Refusal::new(Code::WrongNode, message));
         }
-        peers.meet(Introduction::from_request(hello)?).await?;
+        let theirs = Introduction::from_request(hello)?;
+        let node = theirs.node;
+        peers.meet(theirs, self.caller.as_ref().map(|caller| &caller.certificate)).await?;
+        self.registry.introduced(node)?;
         Ok(peers.introduction().to_response())
     }
 
-    /// Whoever asks has no id yet, so nothing can be checked but that it speaks as this node does.
-    async fn join(&self, request: wire::JoinRequest) -> Result<wire::JoinResponse, Refusal> {
+    /// Whoever asks has no id yet, so nothing can be checked but that it speaks as this node does and, over
+    /// TLS, that the name is its own.
+    async fn take_in(&self, request: wire::JoinRequest) -> Result<wire::JoinResponse, Refusal> {
         if request.protocol != PROTOCOL {
             let message = format!(
                 "version {} speaks peer protocol {}, this cluster (version {}) speaks {PROTOCOL}: use a version that fits",
@@ -174,14 +206,18 @@ impl Inner {
             );
             return Err(Refusal::new(Code::Malformed, message));
         }
+        if let Some(caller) = &self.caller {
+            let name = request.node.as_ref().map_or("", |node| node.name.as_str());
+            caller.certificate.check_name(name).map_err(|why| Refusal::new(Code::Untrusted, why))?;
+        }
         let refuse = |message: &str| Refusal::new(Code::Unspecified, message);
-        let handler = self.handler.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
-        let _permit = self.forwards.try_acquire().map_err(|_| refuse("too many requests are executing"))?;
+        let handler = self.inner.handler.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
+        let _permit = self.inner.forwards.try_acquire().map_err(|_| refuse("too many requests are executing"))?;
         Ok(handler.join(request, time::now() + JOIN_TIMEOUT).await)
     }
 
-    async fn control(self: Arc<Self>, frame: wire::ControlFrame) -> wire::ControlReply {
-        match self.net.fate(FrameKind::Call) {
+    async fn called(self, frame: wire::ControlFrame) -> wire::ControlReply {
+        match self.inner.net.fate(FrameKind::Call) {
             Fate::Deliver => {}
             Fate::Late(by) => time::sleep(by).await,
             Fate::Twice(after) => drop(tokio::spawn(self.clone().answer_again(frame.clone(), after))),
@@ -195,7 +231,7 @@ impl Inner {
     }
 
     /// Executes a call once more, as if it had come again. Nobody hears this answer.
-    async fn answer_again(self: Arc<Self>, frame: wire::ControlFrame, after: Duration) {
+    async fn answer_again(self, frame: wire::ControlFrame, after: Duration) {
         time::sleep(after).await;
         drop(self.answer(frame.envelope.as_ref(), frame.request).await);
     }
@@ -217,11 +253,12 @@ impl Inner {
         }
     }
 
-    async fn forward(&self, request: wire::ForwardRequest) -> Result<Bytes, Failed> {
+    async fn forwarded(&self, request: wire::ForwardRequest) -> Result<Bytes, Failed> {
         self.registry.admit_to_node(request.envelope.as_ref()).map_err(Failed::Refused)?;
         let refuse = |message: &str| Failed::Refused(Refusal::new(Code::Unspecified, message));
-        let handler = self.handler.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
-        let _permit = self.forwards.try_acquire().map_err(|_| refuse("too many forwarded requests are executing"))?;
+        let handler = self.inner.handler.read().clone().ok_or_else(|| refuse("this node is still starting"))?;
+        let _permit =
+            self.inner.forwards.try_acquire().map_err(|_| refuse("too many forwarded requests are executing"))?;
         let group = GroupId(request.envelope.map_or(0, |envelope| envelope.group_id));
         let limit = Duration::from_millis(request.deadline_ms).min(REQUEST_TIMEOUT_MAX);
         let deadline = time::now() + limit;

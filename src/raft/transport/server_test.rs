@@ -24,6 +24,7 @@ use crate::proto::internal::peer_error::Code as PeerCode;
 use crate::proto::internal::peer_server::{Peer, PeerServer};
 use crate::raft::codec;
 use crate::raft::peers::{Identity, Introduction, PeerBook, Route};
+use crate::raft::registry::Registry;
 use crate::raft::test_bed::Disk;
 use crate::raft::test_cluster::{Cluster, FOUNDING, GROUP, soon, until};
 use crate::raft::types::{AppendRequest, Vote};
@@ -358,4 +359,23 @@ async fn frames_that_come_again_or_late_change_nothing() {
         }
         cluster.agree(last).await;
     }
+}
+
+#[tokio::test]
+async fn over_tls_a_connection_speaks_for_the_one_node_that_introduced_itself_there() {
+    let ((here, _dir), (other, _other_dir)) = (stranger(4), stranger(5));
+    here.meet(other.introduction(), None).await.unwrap();
+    let frame = other.envelope(NodeId(4), Route::default());
+    let registry = Registry::new(here);
+    assert_eq!(registry.admit_to_node(Some(&frame)), Ok(NodeId(5)), "without TLS");
+    let connection = registry.on_certified_connection();
+    let refused = |registry: &Registry| registry.admit_to_node(Some(&frame)).unwrap_err().code;
+    assert_eq!(refused(&connection), PeerCode::UnknownIncarnation, "introduced elsewhere only");
+    connection.introduced(NodeId(5)).unwrap();
+    connection.introduced(NodeId(5)).unwrap();
+    assert_eq!(connection.admit_to_node(Some(&frame)), Ok(NodeId(5)));
+    assert_eq!(connection.introduced(NodeId(6)).unwrap_err().code, PeerCode::WrongNode);
+    let of_another = registry.on_certified_connection();
+    of_another.introduced(NodeId(6)).unwrap();
+    assert_eq!(refused(&of_another), PeerCode::UnknownIncarnation);
 }
