@@ -118,7 +118,10 @@ impl From<EngineError> for StartError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Corrupt(what) => Self::EngineDamaged(what),
-            other @ (EngineError::Io(_) | EngineError::NoStore(_) | EngineError::Poisoned(_)) => Self::Engine(other),
+            other @ (EngineError::Io(_)
+            | EngineError::NoStore(_)
+            | EngineError::Poisoned(_)
+            | EngineError::ViewExpired { .. }) => Self::Engine(other),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::raft::snapshot::SnapshotData;
 use crate::raft::types::{
     AppendRequest, AppendResult, Place, RpcError, SnapshotMeta, TypeConfig, Vote, VoteReply, VoteRequest,
 };
+use crate::storage::engine::EngineError;
 use crate::types::{Epoch, GroupId, ReplicaId};
 
 /// Longest pause before a follower is tried again; the first is a sixteenth of it.
@@ -236,6 +237,7 @@ impl NetSnapshot<TypeConfig> for Client {
 /// A broken engine stops the leader; anything else is tried again after a pause.
 fn streaming(error: &SendError) -> StreamingError<TypeConfig> {
     match error {
+        SendError::Engine(EngineError::ViewExpired { .. }) => openraft::errors::Unreachable::from_string(error).into(),
         SendError::Engine(error) => {
             StorageError::read_snapshot(None, openraft::impls::BoxedErrorSource::from_error(error)).into()
         }

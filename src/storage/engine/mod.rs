@@ -8,6 +8,7 @@ pub mod catalog;
 mod check;
 pub mod fjall_engine;
 pub mod memory;
+mod slots;
 pub mod stream;
 mod write_set;
 
@@ -35,7 +36,8 @@ impl StoreId {
     pub const CATALOG: Self = Self(0);
 }
 
-/// Why an engine cannot go on. None of these is an answer to a client: the replica stops.
+/// Why an engine cannot go on. None of these is an answer to a client: the replica stops. All but
+/// [`EngineError::ViewExpired`], after which a read begins anew.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Data failed its checksum or cannot be decoded.
@@ -50,6 +52,13 @@ pub enum EngineError {
     /// An earlier failure left the engine in an unknown state; the process must end.
     #[error("the engine has failed before and accepts nothing more: {0}")]
     Poisoned(String),
+    /// An engine without snapshots keeps what writes overwrite for as long as a view needs it, but
+    /// no more than this many bytes; the oldest view goes first.
+    #[error("this view is too old: what was overwritten since it was taken exceeds {bytes_max} bytes; read again")]
+    ViewExpired {
+        /// The limit.
+        bytes_max: u64,
+    },
 }
 
 /// Which way to walk.

@@ -10,7 +10,7 @@ pub(super) fn at(path: &Path, error: EngineError) -> EngineError {
     match error {
         EngineError::Corrupt(what) => EngineError::Corrupt(format!("{}: {what}", path.display())),
         EngineError::Io(error) => EngineError::Io(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
-        other @ (EngineError::NoStore(_) | EngineError::Poisoned(_)) => other,
+        other @ (EngineError::NoStore(_) | EngineError::Poisoned(_) | EngineError::ViewExpired { .. }) => other,
     }
 }
 

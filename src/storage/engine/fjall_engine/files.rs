@@ -4,23 +4,18 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use super::super::slots::SlotFile;
 use super::super::{EngineError, StoreId};
 use super::journal::Journal;
-use crate::env::disk::{DirLock, Disk, File, read_file, replace_file};
+use crate::env::disk::{DirLock, Disk, read_file, replace_file};
 
 /// Next to fjall's directory.
 const NEXT_STORE_FILE: &str = "next-store";
 /// Id, then CRC-32C over it, both little-endian.
 const NEXT_STORE_BYTES: usize = 12;
-/// How far the last flush reached, in two slots that are written in turn.
+/// How far the last flush reached: journal and sequence number.
 const FLUSHED_FILE: &str = "flushed";
-/// Apart, so that a torn write hits one slot only.
-const SLOT_OFFSETS: [u64; 2] = [0, 4096];
-const FLUSHED_BYTES: u64 = 8192;
-/// Count, journal, sequence number, CRC-32C over them, all little-endian.
-const SLOT_BYTES: usize = 28;
 /// fjall's directory of keyspaces.
 const KEYSPACES_DIR: &str = "keyspaces";
 /// fjall writes it last when it makes a database.
@@ -150,32 +145,9 @@ impl<'d> Files<'d> {
     /// Opens the flush mark, which a first opening makes. Returns the mark; sequence number 0 when
     /// nothing was ever flushed.
     pub(super) fn flush_mark(&self, first_opening: bool) -> Result<(MarkFile, FlushMark), EngineError> {
-        let path = self.dir.join(FLUSHED_FILE);
-        let file = match self.disk.open(&path) {
-            Ok(file) if file.size()? == FLUSHED_BYTES => file,
-            Ok(_) => return Err(corrupt(&path, "has the wrong size")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && first_opening => {
-                let file = self.disk.create(&path, FLUSHED_BYTES)?;
-                file.sync()?;
-                self.disk.sync_dir(&self.dir)?;
-                file
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(corrupt(&path, "is missing")),
-            Err(error) => return Err(error.into()),
-        };
-        let mut newest = None;
-        let mut unwritten = 0;
-        for offset in SLOT_OFFSETS {
-            let mut slot = [0; SLOT_BYTES];
-            file.read_at(&mut slot, offset)?;
-            unwritten += usize::from(slot == [0; SLOT_BYTES]);
-            newest = newest.max(decode_slot(&slot));
-        }
-        if newest.is_none() && unwritten < SLOT_OFFSETS.len() {
-            return Err(corrupt(&path, "fails its checksum"));
-        }
-        let (count, mark) = newest.unwrap_or_default();
-        Ok((MarkFile { file, count }, mark))
+        let (slots, numbers) = SlotFile::open(self.disk, &self.dir.join(FLUSHED_FILE), first_opening)?;
+        let [journal, seqno] = numbers.unwrap_or_default();
+        Ok((MarkFile(slots), FlushMark { journal, seqno }))
     }
 
     fn list_or_empty(&self, dir: &Path) -> Result<Vec<PathBuf>, EngineError> {
@@ -198,36 +170,13 @@ pub(super) struct FlushMark {
 }
 
 /// The open file of the flush mark.
-pub(super) struct MarkFile {
-    file: Arc<dyn File>,
-    count: u64,
-}
+pub(super) struct MarkFile(SlotFile);
 
 impl MarkFile {
     /// Makes a mark durable.
     pub(super) fn set(&mut self, mark: FlushMark) -> io::Result<()> {
-        self.count += 1;
-        let mut slot = Vec::with_capacity(SLOT_BYTES);
-        for number in [self.count, mark.journal, mark.seqno] {
-            slot.extend_from_slice(&number.to_le_bytes());
-        }
-        slot.extend_from_slice(&crc32c::crc32c(&slot).to_le_bytes());
-        let [even, odd] = SLOT_OFFSETS;
-        self.file.write_at(&slot, if self.count.is_multiple_of(2) { even } else { odd })?;
-        self.file.sync()
+        self.0.set([mark.journal, mark.seqno])
     }
-}
-
-fn decode_slot(slot: &[u8; SLOT_BYTES]) -> Option<(u64, FlushMark)> {
-    let (numbers, checksum) = slot.split_first_chunk::<24>()?;
-    if checksum != crc32c::crc32c(numbers).to_le_bytes() {
-        return None;
-    }
-    let (count, rest) = numbers.split_first_chunk()?;
-    let (journal, rest) = rest.split_first_chunk()?;
-    let seqno = rest.try_into().ok()?;
-    let mark = FlushMark { journal: u64::from_le_bytes(*journal), seqno: u64::from_le_bytes(seqno) };
-    Some((u64::from_le_bytes(*count), mark))
 }
 
 fn corrupt(path: &Path, what: &str) -> EngineError {
