@@ -25,10 +25,11 @@ const ROOMS: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that only some rooms may name.
-const CONFINED: [(&str, &[&str]); 7] = [
+const CONFINED: [(&str, &[&str]); 8] = [
     ("openraft", &["raft"]),
     ("tonic", &["api", "client", "raft/transport", "proto.rs"]),
     ("fjall", &["storage/engine"]),
+    ("sled", &["storage/engine"]),
     ("axum", &["api"]),
     ("rustyline", &["cli/repl/editor.rs"]),
     ("rustls", &["env/tls"]),

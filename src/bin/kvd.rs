@@ -15,6 +15,8 @@ use quorate::env::work::Workers;
 use quorate::node::dev::{DEV_NODES_MAX, DevCluster};
 use quorate::node::{EngineKind, LogFormat, Node, NodeConfig, Sources, Telemetry};
 use quorate::storage::engine::{Engine, EngineError, FjallConfig, FjallEngine, MemoryStores};
+#[cfg(feature = "engine-sled")]
+use quorate::storage::engine::{SledConfig, SledEngine};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -165,8 +167,7 @@ settings! {
     engine_cache_bytes: "BYTES",
     /// Memory for writes the engine has not written out [default: 256MiB]
     engine_write_buffer_bytes: "BYTES",
-    /// Where replicas keep their state: fjall, or memory for tests
-    #[arg(hide = true)]
+    /// Where replicas keep their state: fjall, or sled if it was built in [default: fjall]
     engine: "ENGINE",
 }
 
@@ -298,6 +299,12 @@ fn open_engine(config: &NodeConfig, dir: &Path) -> Result<Arc<dyn Engine>, Engin
                 ..FjallConfig::default()
             };
             Arc::new(FjallEngine::open(dir, settings)?)
+        }
+        #[cfg(feature = "engine-sled")]
+        EngineKind::Sled => {
+            let settings =
+                SledConfig { cache_bytes: config.engine_cache_bytes, history_bytes: config.engine_write_buffer_bytes };
+            Arc::new(SledEngine::open(dir, &settings)?)
         }
         EngineKind::Memory => Arc::new(MemoryStores::new().open()),
     })

@@ -73,6 +73,9 @@ pub enum LogFormat {
 pub enum EngineKind {
     /// On disk.
     Fjall,
+    /// On disk, for those who ask for it.
+    #[cfg(feature = "engine-sled")]
+    Sled,
     /// In memory, lost when the process ends. For simulation and tests.
     Memory,
 }
@@ -364,6 +367,10 @@ fn engine(text: &str) -> Result<EngineKind, String> {
     match text {
         "fjall" => Ok(EngineKind::Fjall),
         "memory" => Ok(EngineKind::Memory),
-        _ => Err("must be fjall".to_owned()),
+        #[cfg(feature = "engine-sled")]
+        "sled" => Ok(EngineKind::Sled),
+        #[cfg(not(feature = "engine-sled"))]
+        "sled" => Err("is not in this kvd: build it with `cargo build --release --features engine-sled`".to_owned()),
+        _ => Err("must be fjall, or sled in a kvd that was built with it".to_owned()),
     }
 }

@@ -146,8 +146,12 @@ impl Executor {
     /// Damaged data ends the node: a replica that cannot prove its state serves nothing, and the
     /// others do once it no longer leads.
     fn engine_failure(&self, id: GroupId, error: &EngineError) -> Failure {
-        tracing::error!(shard = id.0, %error, "a read failed");
         let message = format!("shard {} on node {}: {error}", id.0, self.node.0);
+        if matches!(error, EngineError::ViewExpired { .. }) {
+            tracing::warn!(shard = id.0, %error, "a read took too long");
+            return Failure::retry(ErrorCode::Overloaded, message);
+        }
+        tracing::error!(shard = id.0, %error, "a read failed");
         if !matches!(error, EngineError::Corrupt(_)) {
             return Failure::retry(ErrorCode::Internal, message);
         }

@@ -20,5 +20,7 @@ mod members;
 mod pki;
 mod recovery;
 mod repl;
+#[cfg(feature = "engine-sled")]
+mod sled;
 mod tls;
 mod writers;

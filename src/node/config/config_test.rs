@@ -154,12 +154,14 @@ fn flags_and_files_that_cannot_be_used() {
         ("heartbeat_ms", "400", "election_min_ms (600) must be at least 2 times heartbeat_ms (400)"),
         ("election_max_ms", "500", "must be greater than election_min_ms"),
         ("log_segment_bytes", "1MiB", "bytes"),
-        ("engine", "sled", "must be fjall"),
         ("tls_cert", "", "--tls-cert: \"\" must name a file"),
         ("tls_cert", "c.pem", "needs both tls_cert and tls_key"),
         ("tls_ca", "ca.pem", "needs both tls_cert and tls_key"),
         ("peer_tls_ca", "ca.pem", "needs peer_tls_cert, peer_tls_key and peer_tls_ca"),
         ("insecure", "perhaps", "must be true or false"),
+        ("engine", "rocksdb", "must be fjall, or sled"),
+        #[cfg(not(feature = "engine-sled"))]
+        ("engine", "sled", "--engine: \"sled\" is not in this kvd: build it with `cargo build --release --features"),
     ] {
         let found = error(&flags(&[(key, text)]));
         assert!(found.contains(why), "{key} = {text}: {found}");
@@ -208,6 +210,14 @@ fn without_tls_others_are_kept_out_unless_that_is_not_wanted() {
         assert_eq!(open.warnings().len(), 1, "what was asked for is still said");
     }
     assert!(resolved(&file("insecure = true")).insecure);
+}
+
+#[test]
+fn the_state_goes_to_fjall_unless_another_engine_is_asked_for() {
+    assert_eq!(resolved(&flags(&[])).engine, EngineKind::Fjall);
+    assert_eq!(resolved(&flags(&[("engine", "memory")])).engine, EngineKind::Memory);
+    #[cfg(feature = "engine-sled")]
+    assert_eq!(resolved(&flags(&[("engine", "sled")])).engine, EngineKind::Sled);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
+use std::path::Path;
 
 use bytes::Bytes;
 
 use super::{Batch, EngineError, KeyRange, Write};
+use crate::env::disk::Disk;
 
 /// Longest key of a store, in bytes: what fjall can hold.
 pub const STORE_KEY_BYTES_MAX: usize = u16::MAX as usize;
@@ -45,6 +47,22 @@ pub(super) fn check_pair(key: usize, value: usize) -> Result<(), &'static str> {
         Err("the value is longer than STORE_VALUE_BYTES_MAX")
     } else {
         Ok(())
+    }
+}
+
+/// Directories of the engines on disk, each below that of the engine: a node keeps to the one it has.
+const ENGINE_DIRS: [&str; 2] = ["fjall", "sled"];
+
+/// Refuses a directory that another engine than `own` has filled.
+pub(super) fn only_engine(disk: &dyn Disk, dir: &Path, own: &str) -> Result<(), EngineError> {
+    let paths = disk.list(dir)?;
+    match ENGINE_DIRS.into_iter().find(|name| *name != own && paths.contains(&dir.join(name))) {
+        Some(other) => Err(refused(&format!(
+            "{} holds the state of the engine {other}: start with --engine {other}, or give the node an empty data \
+             directory and bring it back with `kvd --join HOST:PORT --replace NAME`",
+            dir.display()
+        ))),
+        None => Ok(()),
     }
 }
 

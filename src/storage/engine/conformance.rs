@@ -86,7 +86,60 @@ impl Rig for FjallRig {
     }
 }
 
-#[allow(clippy::disallowed_types, reason = "fjall's files pass no seam")]
+#[cfg(feature = "engine-sled")]
+pub(super) struct SledRig {
+    dir: tempfile::TempDir,
+    engine: Option<Arc<super::SledEngine>>,
+}
+
+#[cfg(feature = "engine-sled")]
+impl SledRig {
+    fn open(dir: &std::path::Path) -> Option<Arc<super::SledEngine>> {
+        Some(Arc::new(reopen_sled(dir).unwrap()))
+    }
+}
+
+/// sled's threads hold its lock for a moment after the engine is gone.
+#[cfg(feature = "engine-sled")]
+pub(super) fn reopen_sled(dir: &std::path::Path) -> Result<super::SledEngine, EngineError> {
+    let config = super::SledConfig { cache_bytes: 1 << 20, ..super::SledConfig::default() };
+    for _ in 0..1_000 {
+        match super::SledEngine::open(dir, &config) {
+            Err(EngineError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            other => return other,
+        }
+    }
+    panic!("sled never lets go of {dir:?}");
+}
+
+#[cfg(feature = "engine-sled")]
+impl Rig for SledRig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { engine: Self::open(dir.path()), dir }
+    }
+
+    fn engine(&self) -> Arc<dyn Engine> {
+        self.engine.clone().unwrap()
+    }
+
+    fn restart(&mut self) {
+        self.engine = None;
+        self.engine = Self::open(self.dir.path());
+    }
+
+    /// The files as they are, without what the process still holds in its buffers.
+    fn power_cut(&mut self) {
+        let copy = copy_dir(self.dir.path());
+        self.engine = None;
+        self.dir = copy;
+        self.restart();
+    }
+}
+
+#[allow(clippy::disallowed_types, reason = "the engines' files pass no seam")]
 pub(super) fn copy_dir(from: &std::path::Path) -> tempfile::TempDir {
     use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
@@ -98,7 +151,7 @@ pub(super) fn copy_dir(from: &std::path::Path) -> tempfile::TempDir {
             let to = to.join(entry.file_name());
             if entry.file_type().unwrap().is_dir() {
                 copy(&entry.path(), &to);
-            } else if entry.metadata().unwrap().blocks() * 512 < PREFIX {
+            } else if entry.metadata().unwrap().blocks() * 512 < PREFIX && to.extension() == Some("jnl".as_ref()) {
                 // A journal is reserved far beyond its end; what is written begins it.
                 let mut data = Vec::new();
                 std::fs::File::open(entry.path()).unwrap().take(PREFIX).read_to_end(&mut data).unwrap();
@@ -145,6 +198,10 @@ macro_rules! suite {
         }
         mod fjall {
             $($(#[$attribute])* #[test] fn $name() { super::$name::<super::FjallRig>(); })*
+        }
+        #[cfg(feature = "engine-sled")]
+        mod sled {
+            $($(#[$attribute])* #[test] fn $name() { super::$name::<super::SledRig>(); })*
         }
     };
 }

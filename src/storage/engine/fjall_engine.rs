@@ -25,7 +25,7 @@ use bytes::Bytes;
 use fjall::{AbstractTree, Database, Keyspace, OwnedWriteBatch, PersistMode, Readable, Snapshot};
 use parking_lot::{Mutex, RwLock};
 
-use super::check::{distinct, is_empty, refused};
+use super::check::{distinct, is_empty, only_engine, refused};
 use super::{Batch, Direction, Engine, EngineError, KeyRange, PairResult, StoreId, View};
 use crate::env::disk::{DirLock, RealDisk};
 
@@ -97,6 +97,7 @@ impl FjallEngine {
         static DISK: RealDisk = RealDisk;
         let files = Files::open(&DISK, dir)?;
         let lock = files.lock()?;
+        only_engine(&DISK, dir, "fjall")?;
         let next_store = files.next_store()?;
         if next_store.is_none() {
             files.clear_unfinished()?;

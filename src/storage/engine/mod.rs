@@ -8,6 +8,8 @@ pub mod catalog;
 mod check;
 pub mod fjall_engine;
 pub mod memory;
+#[cfg(feature = "engine-sled")]
+pub mod sled_engine;
 mod slots;
 pub mod stream;
 mod write_set;
@@ -21,6 +23,8 @@ pub use catalog::Catalog;
 pub use check::{STORE_KEY_BYTES_MAX, STORE_VALUE_BYTES_MAX};
 pub use fjall_engine::{FjallConfig, FjallEngine};
 pub use memory::{MemoryEngine, MemoryStores, StoresImage};
+#[cfg(feature = "engine-sled")]
+pub use sled_engine::{SledConfig, SledEngine};
 pub use write_set::WriteSet;
 
 use std::ops::Bound;
