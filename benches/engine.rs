@@ -15,6 +15,8 @@ use divan::counter::ItemsCount;
 use quorate::storage::engine::fjall_engine::{FjallConfig, FjallEngine};
 use quorate::storage::engine::memory::MemoryStores;
 use quorate::storage::engine::{Batch, Direction, Engine, StoreId};
+#[cfg(feature = "engine-sled")]
+use quorate::storage::engine::{SledConfig, SledEngine};
 
 const BATCH: u64 = 64;
 const VALUE_BYTES: usize = 256;
@@ -30,9 +32,14 @@ fn main() {
 enum Kind {
     Fjall,
     Memory,
+    #[cfg(feature = "engine-sled")]
+    Sled,
 }
 
+#[cfg(not(feature = "engine-sled"))]
 const KINDS: [Kind; 2] = [Kind::Fjall, Kind::Memory];
+#[cfg(feature = "engine-sled")]
+const KINDS: [Kind; 3] = [Kind::Fjall, Kind::Memory, Kind::Sled];
 
 /// An engine with one store, and the directory under it.
 struct Rig {
@@ -48,6 +55,12 @@ impl Rig {
             Kind::Fjall => {
                 let dir = tempfile::tempdir().expect("a directory");
                 let engine = FjallEngine::open(dir.path(), FjallConfig::default()).expect("an engine");
+                (Arc::new(engine), Some(dir))
+            }
+            #[cfg(feature = "engine-sled")]
+            Kind::Sled => {
+                let dir = tempfile::tempdir().expect("a directory");
+                let engine = SledEngine::open(dir.path(), &SledConfig::default()).expect("an engine");
                 (Arc::new(engine), Some(dir))
             }
         };
