@@ -61,10 +61,7 @@ impl Fault for Transfer {
 /// founding, or while a node registers.
 pub(crate) const META_LEADER_LOSS: Kind = Kind {
     name: "metadata leader loss",
-    counts: &[
-        "control: metadata leader loss while the map changes",
-        "control: metadata leader loss during an operation",
-    ],
+    counts: &["control: metadata leader loss while the map changes"],
     weight: 2,
     lasts_ms: (2_500, 7_000),
     make: |chance| Box::new(MetaLeaderLoss { chance, newcomer: Newcomer::default(), lost: None }),
@@ -92,8 +89,7 @@ impl Fault for MetaLeaderLoss {
         }
         let Some(leader) = world.meta_leader() else { return };
         let Some(node) = world.node(&leader) else { return };
-        let operates = !node.map().operations.is_empty();
-        let changes = is_founding(world) || operates || self.newcomer.is_unknown_to(world, &leader);
+        let changes = is_founding(world) || self.newcomer.is_unknown_to(world, &leader);
         let in_flight = node.groups().get(&GroupId::META).is_some_and(|group| {
             let status = group.status();
             status.last > status.committed
@@ -101,7 +97,6 @@ impl Fault for MetaLeaderLoss {
         if changes && in_flight {
             self.lost = Some(Lost::lose(world, leader, self.chance.percent(60)));
             world.seen.fired("control: metadata leader loss while the map changes");
-            world.seen.fired_times("control: metadata leader loss during an operation", u64::from(operates));
         }
     }
 

@@ -6,7 +6,7 @@
 use quorate::types::map::{Node, ShardMap, Standing};
 use quorate::types::{GroupId, NodeId};
 
-use super::control::operate;
+use super::control::{Lost, operate};
 use super::{Fault, Kind};
 use crate::chance::Chance;
 use crate::world::World;
@@ -17,17 +17,46 @@ const REMOVED: &str = "members: a node is removed";
 const REPLACED: &str = "members: a node takes the place of a lost one";
 const MOVED: &str = "members: a replica is moved by hand";
 const CANCELLED: &str = "members: an operation is cancelled";
+const LEADERLESS: &str = "members: the metadata leader is lost during an operation";
 
 /// Members that always stay.
 const STAY_MIN: usize = 3;
 
+/// Takes the leader of the metadata group away while an operation runs, so that another has to go on.
+#[derive(Default)]
+struct LeaderLoss {
+    is_decided: bool,
+    lost: Option<Lost>,
+}
+
+impl LeaderLoss {
+    fn tick(&mut self, chance: &Chance, world: &mut World) {
+        if self.is_decided || world.newest_map().is_none_or(|map| map.operations.is_empty()) {
+            return;
+        }
+        if let Some(leader) = world.meta_leader() {
+            self.is_decided = true;
+            if chance.percent(50) {
+                self.lost = Some(Lost::lose(world, leader, true));
+                world.seen.fired(LEADERLESS);
+            }
+        }
+    }
+
+    fn end(&mut self, world: &mut World) {
+        if let Some(lost) = self.lost.take() {
+            lost.give_back(world);
+        }
+    }
+}
+
 /// A spare machine joins.
 pub(crate) const JOIN: Kind = Kind {
     name: "join",
-    counts: &[JOINED],
+    counts: &[JOINED, LEADERLESS],
     weight: 3,
     lasts_ms: (3_000, 9_000),
-    make: |chance| Box::new(Join { chance, replaces: false, joins: None, counted: false }),
+    make: |chance| Box::new(Join::new(chance, false)),
 };
 
 /// A node is lost with its disk, and a spare machine takes its place.
@@ -36,7 +65,7 @@ pub(crate) const REPLACE: Kind = Kind {
     counts: &[REPLACED],
     weight: 3,
     lasts_ms: (3_000, 9_000),
-    make: |chance| Box::new(Join { chance, replaces: true, joins: None, counted: false }),
+    make: |chance| Box::new(Join::new(chance, true)),
 };
 
 struct Join {
@@ -44,6 +73,13 @@ struct Join {
     replaces: bool,
     joins: Option<String>,
     counted: bool,
+    loss: LeaderLoss,
+}
+
+impl Join {
+    fn new(chance: Chance, replaces: bool) -> Self {
+        Self { chance, replaces, joins: None, counted: false, loss: LeaderLoss::default() }
+    }
 }
 
 impl Fault for Join {
@@ -75,6 +111,9 @@ impl Fault for Join {
     }
 
     fn tick(&mut self, world: &mut World) {
+        if self.joins.is_some() {
+            self.loss.tick(&self.chance, world);
+        }
         let Some(name) = self.joins.as_ref().filter(|_| !self.counted) else { return };
         if world.newest_map().is_some_and(|map| member(&map, name).is_some()) {
             self.counted = true;
@@ -82,7 +121,9 @@ impl Fault for Join {
         }
     }
 
-    fn end(&mut self, _: &mut World) {}
+    fn end(&mut self, world: &mut World) {
+        self.loss.end(world);
+    }
 }
 
 /// A node is taken out.
@@ -91,11 +132,12 @@ pub(crate) const REMOVE: Kind = Kind {
     counts: &[REMOVED],
     weight: 3,
     lasts_ms: (1_000, 5_000),
-    make: |chance| Box::new(Remove { chance }),
+    make: |chance| Box::new(Remove { chance, loss: LeaderLoss::default() }),
 };
 
 struct Remove {
     chance: Chance,
+    loss: LeaderLoss,
 }
 
 impl Fault for Remove {
@@ -120,20 +162,27 @@ impl Fault for Remove {
         });
     }
 
-    fn end(&mut self, _: &mut World) {}
+    fn tick(&mut self, world: &mut World) {
+        self.loss.tick(&self.chance, world);
+    }
+
+    fn end(&mut self, world: &mut World) {
+        self.loss.end(world);
+    }
 }
 
 /// An operator moves a replica by hand, and may think better of it.
 pub(crate) const OPERATE: Kind = Kind {
     name: "operate",
     counts: &[MOVED, CANCELLED],
-    weight: 3,
-    lasts_ms: (500, 3_000),
-    make: |chance| Box::new(Operate { chance }),
+    weight: 6,
+    lasts_ms: (1_500, 5_000),
+    make: |chance| Box::new(Operate { chance, loss: LeaderLoss::default() }),
 };
 
 struct Operate {
     chance: Chance,
+    loss: LeaderLoss,
 }
 
 impl Fault for Operate {
@@ -155,7 +204,13 @@ impl Fault for Operate {
         });
     }
 
-    fn end(&mut self, _: &mut World) {}
+    fn tick(&mut self, world: &mut World) {
+        self.loss.tick(&self.chance, world);
+    }
+
+    fn end(&mut self, world: &mut World) {
+        self.loss.end(world);
+    }
 }
 
 async fn by_hand(

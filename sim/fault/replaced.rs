@@ -67,7 +67,7 @@ impl Fault for Lying {
 pub(crate) const EMPTY: Kind = Kind {
     name: "emptied disk",
     counts: &[EMPTIED],
-    weight: 1,
+    weight: 2,
     lasts_ms: (50, 3_000),
     make: |chance| Box::new(Empty { chance, name: None }),
 };
@@ -106,7 +106,7 @@ impl Fault for Empty {
 pub(crate) const OLD: Kind = Kind {
     name: "old disk",
     counts: &[OLD_DISK],
-    weight: 1,
+    weight: 2,
     lasts_ms: (300, 9_000),
     make: |chance| {
         let (is_early, restarts) = (chance.percent(30), chance.percent(50));
