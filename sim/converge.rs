@@ -113,6 +113,21 @@ fn runs_what_is_gone(node: NodeId, map: &ShardMap, id: GroupId) -> bool {
     map.has_forgotten(id) || map.shards.get(&id).is_some_and(|shard| shard.replica_on(node).is_none())
 }
 
+/// Whether a shard's voters are the replicas that the map names.
+fn described(id: GroupId, replicas: &[(String, Group)], world: &World) -> Result<(), String> {
+    let map = world.newest_map();
+    let Some(shard) = map.as_ref().and_then(|map| map.shards.get(&id)) else { return Ok(()) };
+    let named: BTreeSet<_> = shard.replicas.iter().map(|replica| replica.id).collect();
+    for (name, group) in replicas {
+        let status = group.status();
+        let voters: BTreeSet<_> = status.voters.into_keys().collect();
+        if voters != named || !status.learners.is_empty() {
+            return Err(format!("on {name} {id} has the voters {voters:?}, and the map names {named:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// Why replicas do not agree.
 pub(crate) enum Apart {
     /// They may come to.
@@ -143,6 +158,7 @@ pub(crate) fn check(world: &World) -> Result<u64, Apart> {
         if !is_settled {
             return Err(Apart::Yet(format!("group {}: {standings:?}", id.0)));
         }
+        described(*id, replicas, world).map_err(Apart::Yet)?;
     }
     all(&groups).map_err(Apart::ForEver)?;
     Ok(groups.len() as u64)

@@ -197,6 +197,8 @@ impl Fault for Operate {
         let add = Some(self.chance.pick(&free).id);
         let remove = self.chance.percent(60).then(|| self.chance.pick(&shard.replicas).node);
         let cancels = self.chance.percent(40);
+        let has_more = shard.replicas.len() > map.replicas_wanted(shard.keyspace);
+        let (add, remove) = if has_more { (None, Some(self.chance.pick(&shard.replicas).node)) } else { (add, remove) };
         let (seen, endpoints, id) = (world.seen.clone(), world.endpoints(), shard.id);
         tracing::info!(shard = id.0, ?add, ?remove, "FAULT a replica is moved by hand");
         operate(world, &self.chance, endpoints, move |client| {

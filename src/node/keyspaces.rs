@@ -12,7 +12,7 @@ use crate::proto::internal::{Fence, MetaCommand, ShardCommand, ShardRequest, sha
 use crate::proto::v1::{self, ErrorCode, Outcome};
 use crate::raft::{Group, Role};
 use crate::shard::fence::RETIRED;
-use crate::types::map::ShardMap;
+use crate::types::map::{Keyspace, ShardMap};
 use crate::types::{Epoch, GroupId};
 
 use super::router::Router;
@@ -54,7 +54,8 @@ pub(super) async fn drop(
     let v1::DropKeyspaceRequest { name, keyspace_id } = request;
     let drop = DropKeyspace { name: name.clone(), keyspace_id };
     change::metadata(router, Kind::DropKeyspace(drop), deadline).await?;
-    let dropping = router.map().keyspaces.values().find(|keyspace| keyspace.name == name).map(|keyspace| keyspace.id);
+    let is_meant = |keyspace: &&Keyspace| keyspace.name == name && keyspace.dropping;
+    let dropping = router.map().keyspaces.values().find(is_meant).map(|keyspace| keyspace.id);
     let mut map = router.watch_map();
     let gone = map.wait_for(|map| dropping.is_none_or(|id| !map.keyspaces.contains_key(&id)));
     if time::timeout_at(deadline, gone).await.is_err() {

@@ -203,7 +203,9 @@ async fn step(router: &Router, map: &ShardMap, operation: &Operation, note: &mut
     let voters: BTreeSet<u64> = voters(&state);
     let add = operation.add.map(|replica| replica.0);
     let votes = add.is_some_and(|replica| voters.contains(&replica));
-    if operation.cancelled && !votes && !state.is_joint {
+    // What has lost its vote is not given it back: such an operation is carried on.
+    let has_begun = votes || state.is_joint || operation.remove.is_some_and(|replica| !voters.contains(&replica.0));
+    if operation.cancelled && !has_begun {
         if let Some(learner) = add.filter(|add| state.replicas.iter().any(|replica| replica.id == *add)) {
             group.change(&voters, Change::RemoveLearner(learner)).await?;
         }
