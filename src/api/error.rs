@@ -45,7 +45,7 @@ fn usual_code(detail: &ErrorDetail) -> Code {
         ErrorCode::AlreadyExists => Code::AlreadyExists,
         ErrorCode::WrongShard => Code::Aborted,
         ErrorCode::CrossShard | ErrorCode::SessionNotFound | ErrorCode::SessionSequence => Code::FailedPrecondition,
-        ErrorCode::NoLeader | ErrorCode::Unavailable => Code::Unavailable,
+        ErrorCode::NoLeader | ErrorCode::Unavailable | ErrorCode::TooStale => Code::Unavailable,
         ErrorCode::Timeout => Code::DeadlineExceeded,
         ErrorCode::Overloaded | ErrorCode::DiskFull => Code::ResourceExhausted,
         ErrorCode::Compacted | ErrorCode::FutureRevision => Code::OutOfRange,
@@ -78,6 +78,7 @@ pub fn label(code: ErrorCode) -> &'static str {
         ErrorCode::NodeNotFound => "node_not_found",
         ErrorCode::LeaseNotFound => "lease_not_found",
         ErrorCode::AlreadyExists => "already_exists",
+        ErrorCode::TooStale => "too_stale",
     }
 }
 
@@ -109,7 +110,7 @@ mod tests {
     use crate::proto::rpc;
     use crate::proto::v1::{ErrorCode, ErrorDetail};
 
-    const CODES: [(ErrorCode, Code); 21] = [
+    const CODES: [(ErrorCode, Code); 22] = [
         (ErrorCode::Unspecified, Code::Internal),
         (ErrorCode::InvalidArgument, Code::InvalidArgument),
         (ErrorCode::LimitExceeded, Code::InvalidArgument),
@@ -131,6 +132,7 @@ mod tests {
         (ErrorCode::NodeNotFound, Code::NotFound),
         (ErrorCode::LeaseNotFound, Code::NotFound),
         (ErrorCode::AlreadyExists, Code::AlreadyExists),
+        (ErrorCode::TooStale, Code::Unavailable),
     ];
 
     #[test]

@@ -42,6 +42,18 @@ pub struct Global {
     pub settings: Settings,
 }
 
+/// Who serves reads.
+#[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadFrom {
+    /// The leader: shows every write acknowledged before.
+    Linearizable,
+    /// The nearest replica, as new as the leader.
+    Follower,
+    /// The nearest replica at once, if it can prove that it is not older than --max-stale.
+    Stale,
+}
+
 /// How results are printed.
 #[derive(ValueEnum, Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[serde(rename_all = "lowercase")]
@@ -60,7 +72,7 @@ pub enum Format {
 pub enum Command {
     /// Prints the value of a key.
     #[command(
-        after_help = "Examples:\n  kvctl get greeting\n  kvctl get --prefix user/ --limit 10\n  kvctl get greeting --rev 42 -w json"
+        after_help = "Examples:\n  kvctl get greeting\n  kvctl get --prefix user/ --limit 10\n  kvctl get greeting --rev 42 -w json\n  kvctl get greeting --read follower --zone a\n  kvctl get greeting --max-stale 5s"
     )]
     Get(GetArgs),
     /// Writes a key.
@@ -73,11 +85,11 @@ pub enum Command {
     Del(DelArgs),
     /// Prints keys and values in key order.
     #[command(
-        after_help = "Examples:\n  kvctl scan\n  kvctl scan --prefix user/ --keys-only\n  kvctl scan --from a --to b --reverse --limit 5"
+        after_help = "Examples:\n  kvctl scan\n  kvctl scan --prefix user/ --keys-only\n  kvctl scan --from a --to b --reverse --limit 5\n  kvctl scan --prefix user/ --read follower"
     )]
     Scan(ScanArgs),
     /// Prints how many keys there are.
-    #[command(after_help = "Examples:\n  kvctl count\n  kvctl count --prefix user/")]
+    #[command(after_help = "Examples:\n  kvctl count\n  kvctl count --prefix user/\n  kvctl count --max-stale 5s")]
     Count(RangeArgs),
     /// Carries out a transaction read from a file or standard input.
     #[command(after_help = TXN_HELP)]

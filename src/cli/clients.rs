@@ -9,8 +9,8 @@ use crate::env::Env;
 /// Clients kept at most: lines may name other clusters, but rarely many.
 const CLIENTS_MAX: usize = 4;
 
-/// Whom a client talks to, and how.
-type Key = (Vec<String>, Option<ClientFiles>);
+/// Whom a client talks to, how, and from which zone.
+type Key = (Vec<String>, Option<ClientFiles>, Option<String>);
 
 /// Clients by the endpoints they were given.
 pub(crate) struct Clients {
@@ -33,10 +33,10 @@ impl Clients {
     /// A client with these settings.
     pub(crate) async fn get(&self, env: &Env, config: ClientConfig) -> Result<Client> {
         let config = config.normalized()?;
-        let (keyspace, timeout) = (config.keyspace.clone(), config.timeout);
-        let key = (config.endpoints.clone(), config.tls.clone());
+        let key = (config.endpoints.clone(), config.tls.clone(), config.zone.clone());
         if let Some(client) = self.find(&key) {
-            return Ok(client.with_keyspace(&keyspace).with_timeout(timeout));
+            let client = client.with_keyspace(&config.keyspace).with_timeout(config.timeout);
+            return Ok(client.with_consistency(config.consistency));
         }
         let follow = self.follow || config.watch_map;
         let client = Client::connect(env, config.watch_map(follow)).await?;

@@ -122,6 +122,9 @@ fn hint_of(error: &Error) -> &'static str {
         ErrorCode::NoLeader => {
             "a shard elects a leader within seconds; if this lasts, `kvctl endpoint health` shows why"
         }
+        ErrorCode::TooStale => {
+            "no replica is as new as --max-stale demands: raise it, or read with --read linearizable"
+        }
         ErrorCode::Overloaded => "send less at a time, or try again later",
         ErrorCode::DiskFull => "free space on the node's disk; deletes and reads still work",
         ErrorCode::Timeout | ErrorCode::Unavailable => {

@@ -147,8 +147,9 @@ impl<'e> Session<'e> {
         let config = ClientConfig::new(settings.endpoints())
             .keyspace(settings.keyspace())
             .timeout(settings.timeout.unwrap_or(timeout))
+            .consistency(settings.consistency()?)
             .watch_map(watch_map);
-        let config = ClientConfig { tls: settings.tls()?, ..config };
+        let config = ClientConfig { tls: settings.tls()?, zone: settings.zone.clone(), ..config };
         Ok(self.clients.get(self.env, config).await?)
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt;
 
 use super::Context;
-use super::args::{Format, Global, ProfileCommand};
+use super::args::{Format, Global, ProfileCommand, ReadFrom};
 use super::cluster::{Listing, show};
 use super::exit::Failure;
 use super::settings::Settings;
@@ -143,7 +144,20 @@ fn listing(profiles: &Profiles, holds: Option<&str>) -> Listing {
         list.push(Value::from(object));
     }
     Listing {
-        header: &["NAME", "USED", "ENDPOINTS", "KEYSPACE", "TIMEOUT_MS", "OUTPUT", "TLS_CA", "TLS_CERT", "TLS_KEY"],
+        header: &[
+            "NAME",
+            "USED",
+            "ENDPOINTS",
+            "KEYSPACE",
+            "TIMEOUT_MS",
+            "READ",
+            "MAX_STALE_MS",
+            "ZONE",
+            "OUTPUT",
+            "TLS_CA",
+            "TLS_CERT",
+            "TLS_KEY",
+        ],
         rows,
         json: json!({ "file": profiles.file(), "profiles": list }),
     }
@@ -167,17 +181,25 @@ fn effective(context: &Context<'_>) -> Listing {
 }
 
 /// Settings by name; `null` is one that is left open.
-fn described(settings: &Settings) -> [(&'static str, Value); 7] {
-    let timeout_ms = settings.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+fn described(settings: &Settings) -> [(&'static str, Value); 10] {
+    let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     let output = settings.output.map(|output| match output {
         Format::Simple => "simple",
         Format::Table => "table",
         Format::Json => "json",
     });
+    let read = settings.read.map(|read| match read {
+        ReadFrom::Linearizable => "linearizable",
+        ReadFrom::Follower => "follower",
+        ReadFrom::Stale => "stale",
+    });
     [
         ("endpoints", json!(settings.endpoints)),
         ("keyspace", json!(settings.keyspace)),
-        ("timeout_ms", json!(timeout_ms)),
+        ("timeout_ms", json!(ms(settings.timeout))),
+        ("read", json!(read)),
+        ("max_stale_ms", json!(ms(settings.max_stale))),
+        ("zone", json!(settings.zone)),
         ("output", json!(output)),
         ("tls_ca", json!(settings.tls_ca)),
         ("tls_cert", json!(settings.tls_cert)),

@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
-use super::args::{Format, duration};
+use super::args::{Format, ReadFrom, duration};
 use super::exit::Failure;
-use crate::client::{ClientFiles, TlsIdentity};
+use crate::client::{ClientFiles, Consistency, TlsIdentity};
 
 /// Endpoint when nothing names one.
 const ENDPOINT_DEFAULT: &str = "127.0.0.1:2379";
@@ -40,6 +40,16 @@ pub struct Settings {
     #[arg(long, env = "QUORATE_TIMEOUT", value_parser = duration, global = true)]
     #[serde(default, deserialize_with = "duration_of_text")]
     pub timeout: Option<Duration>,
+    /// Who serves get, scan, count and export, and how new that is [default: linearizable]
+    #[arg(long, env = "QUORATE_READ", value_enum, global = true)]
+    pub read: Option<ReadFrom>,
+    /// Bound of stale reads: 500ms, 5s, 2m. Alone it means --read stale
+    #[arg(long, env = "QUORATE_MAX_STALE", value_parser = duration, value_name = "T", global = true)]
+    #[serde(default, deserialize_with = "duration_of_text")]
+    pub max_stale: Option<Duration>,
+    /// Zone of this machine, as nodes are labelled: follower and stale reads go there first
+    #[arg(long, env = "QUORATE_ZONE", global = true)]
+    pub zone: Option<String>,
     /// How to print results [default: simple]
     #[arg(short = 'w', long = "write-out", env = "QUORATE_OUTPUT", value_enum, global = true)]
     pub output: Option<Format>,
@@ -49,6 +59,8 @@ impl Settings {
     /// What is left open here is taken from `weaker`.
     #[must_use]
     pub(crate) fn or(self, weaker: Self) -> Self {
+        // A bound alone names the level as well, before anything weaker does.
+        let read = self.read.or(self.max_stale.map(|_| ReadFrom::Stale));
         Self {
             endpoints: self.endpoints.or(weaker.endpoints),
             tls_ca: self.tls_ca.or(weaker.tls_ca),
@@ -56,6 +68,9 @@ impl Settings {
             tls_key: self.tls_key.or(weaker.tls_key),
             keyspace: self.keyspace.or(weaker.keyspace),
             timeout: self.timeout.or(weaker.timeout),
+            read: read.or(weaker.read),
+            max_stale: self.max_stale.or(weaker.max_stale),
+            zone: self.zone.or(weaker.zone),
             output: self.output.or(weaker.output),
         }
     }
@@ -88,6 +103,18 @@ impl Settings {
         }
     }
 
+    /// How new reads must be. A bound beside a level that shows more than it demands is met anyway.
+    pub(crate) fn consistency(&self) -> Result<Consistency, Failure> {
+        match (self.read, self.max_stale) {
+            (Some(ReadFrom::Linearizable), _) | (None, None) => Ok(Consistency::Linearizable),
+            (Some(ReadFrom::Follower), _) => Ok(Consistency::Follower),
+            (Some(ReadFrom::Stale) | None, Some(max)) => Ok(Consistency::Stale(max)),
+            (Some(ReadFrom::Stale), None) => {
+                Err(Failure::usage("stale reads need a bound", "add --max-stale, for instance --max-stale 5s"))
+            }
+        }
+    }
+
     /// The keyspace that holds.
     pub(crate) fn keyspace(&self) -> &str {
         self.keyspace.as_deref().unwrap_or(KEYSPACE_DEFAULT)
@@ -108,7 +135,7 @@ fn duration_of_text<'de, D: Deserializer<'de>>(text: D) -> Result<Option<Duratio
 mod tests {
     use std::time::Duration;
 
-    use super::{Format, Settings};
+    use super::{Consistency, Format, ReadFrom, Settings};
 
     #[test]
     fn the_first_that_names_a_setting_holds() {
@@ -127,5 +154,14 @@ mod tests {
         let nothing = Settings::default();
         assert_eq!((nothing.keyspace(), nothing.output()), ("default", Format::Simple));
         assert_eq!(nothing.endpoints(), ["127.0.0.1:2379"]);
+    }
+
+    #[test]
+    fn a_bound_of_stale_reads_wins_over_a_weaker_level() {
+        let flags = Settings { max_stale: Some(Duration::from_secs(5)), ..Settings::default() };
+        let profile = Settings { read: Some(ReadFrom::Follower), ..Settings::default() };
+        let stale = Consistency::Stale(Duration::from_secs(5));
+        assert_eq!(flags.clone().or(profile.clone()).consistency().unwrap(), stale);
+        assert_eq!(profile.or(flags).consistency().unwrap(), Consistency::Follower);
     }
 }

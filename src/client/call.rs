@@ -87,6 +87,8 @@ struct History {
 /// What to do after a failed step.
 enum Step {
     Fail(Error),
+    /// At once, and not a retry of its own.
+    Next,
     Again,
     Wait(Option<Instant>),
 }
@@ -106,8 +108,9 @@ impl Core {
             };
             match step {
                 Step::Fail(error) => return Err(history.close(error)),
-                Step::Again | Step::Wait(_) if plan.once => return Err(history.give_up(plan)),
+                Step::Next | Step::Again | Step::Wait(_) if plan.once => return Err(history.give_up(plan)),
                 // Not a retry of its own: hints and stale maps are followed a few times for free.
+                Step::Next => {}
                 Step::Again if history.next.is_some() => {}
                 Step::Again if self.budget.lock().reserve(time::now(), Duration::ZERO).is_some() => {}
                 Step::Again => self.pause(plan, &mut history, None).await?,
@@ -133,8 +136,9 @@ impl Core {
             }
             Err(error) => return Err(Step::Fail(error)),
         };
-        let peer = self.pick(&aim, history).map_err(Step::Wait)?;
+        let peer = self.pick(&aim, request.is_near(), history).map_err(Step::Wait)?;
         history.attempts += 1;
+        let is_near = request.is_near();
         let mut request = request.clone();
         request.aim(aim.target);
         let deadline = match plan.safety {
@@ -144,7 +148,7 @@ impl Core {
         let mutating = plan.safety != Safety::Read;
         match self.attempt(&peer, request, mutating, deadline).await {
             Ok(answer) => {
-                if let Some(header) = R::header(&answer) {
+                if let Some(header) = R::header(&answer).filter(|_| !is_near) {
                     self.routes.lock().executed(header);
                 }
                 Ok(answer)
@@ -208,11 +212,13 @@ impl Core {
 
     /// The best node that was not tried in this round and whose breaker lets us through; otherwise
     /// when the first breaker may.
-    fn pick(&self, aim: &Aim, history: &mut History) -> std::result::Result<Arc<Peer>, Option<Instant>> {
+    fn pick(&self, aim: &Aim, is_near: bool, history: &mut History) -> std::result::Result<Arc<Peer>, Option<Instant>> {
         let named = history.next.take();
-        let candidates = match &aim.only {
-            Some(only) => vec![only.clone()],
-            None => self.routes.lock().candidates(aim.shard, &self.config.endpoints),
+        let (zone, endpoints) = (self.config.zone.as_deref(), &self.config.endpoints);
+        let candidates = match (&aim.only, aim.shard) {
+            (Some(only), _) => vec![only.clone()],
+            (None, Some(shard)) if is_near => self.routes.lock().nearest(shard, zone, endpoints),
+            (None, _) => self.routes.lock().candidates(aim.shard, &self.config.endpoints),
         };
         let fresh = candidates.into_iter().filter(|address| !history.tried.contains(address));
         let mut earliest: Option<Instant> = None;
@@ -256,6 +262,11 @@ impl Core {
                     return Step::Fail(error);
                 }
             }
+        }
+        if error.code == ErrorCode::TooStale {
+            // It says nothing of the leader, which comes when the other replicas refuse, too.
+            history.redirects += 1;
+            return if history.redirects <= REDIRECTS_MAX { Step::Next } else { Step::Again };
         }
         let named = match shard {
             Some(shard) if reached => self.routes.lock().refused(shard, peer.address(), &error.detail),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::error::{Error, Result};
 use super::limits::{ATTEMPT_TIMEOUT_DEFAULT, ENDPOINTS_MAX, PORT_DEFAULT};
+use super::options::Consistency;
 use crate::env::tls::{ClientFiles, TlsIdentity};
 use crate::proto::v1::ErrorCode;
 use crate::types::limits::{REQUEST_TIMEOUT_DEFAULT, REQUEST_TIMEOUT_MAX};
@@ -31,6 +32,11 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// Time one attempt may take before another node is asked; for calls that may be repeated.
     pub attempt_timeout: Duration,
+    /// How new reads must be that do not say.
+    pub consistency: Consistency,
+    /// Where this client stands, as the label `zone` of nodes says it: reads that any replica may serve go
+    /// there first.
+    pub zone: Option<String>,
     /// Whether to follow changes of the map in the background. Without it the map is refreshed
     /// when a node says that it is old.
     pub watch_map: bool,
@@ -48,6 +54,8 @@ impl ClientConfig {
             keyspace: "default".to_owned(),
             timeout: REQUEST_TIMEOUT_DEFAULT,
             attempt_timeout: ATTEMPT_TIMEOUT_DEFAULT,
+            consistency: Consistency::Linearizable,
+            zone: None,
             watch_map: true,
             tls: None,
         }
@@ -69,6 +77,18 @@ impl ClientConfig {
     #[must_use]
     pub fn attempt_timeout(self, attempt_timeout: Duration) -> Self {
         Self { attempt_timeout, ..self }
+    }
+
+    /// Sets how new reads must be that do not say.
+    #[must_use]
+    pub fn consistency(self, consistency: Consistency) -> Self {
+        Self { consistency, ..self }
+    }
+
+    /// Sets where this client stands.
+    #[must_use]
+    pub fn zone(self, zone: impl Into<String>) -> Self {
+        Self { zone: Some(zone.into()), ..self }
     }
 
     /// Sets whether the map is followed in the background.

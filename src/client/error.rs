@@ -167,6 +167,7 @@ impl Error {
                 | ErrorCode::Overloaded
                 | ErrorCode::Unavailable
                 | ErrorCode::WrongShard
+                | ErrorCode::TooStale
                 | ErrorCode::DiskFull
                 | ErrorCode::SessionNotFound
                 | ErrorCode::SessionSequence

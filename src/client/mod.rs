@@ -66,7 +66,7 @@ pub use config::ClientConfig;
 pub use crate::env::tls::{ClientFiles, TlsIdentity};
 
 pub use error::{Error, Outcome, Result};
-pub use options::{BatchOperation, Keys, PutOptions, ScanOptions};
+pub use options::{BatchOperation, Consistency, Keys, PutOptions, ReadOptions, ScanOptions};
 pub use scan::{Scan, ScanPosition};
 pub use session::Session;
 pub use txn::{Condition, Op, Relation, Txn};
@@ -88,6 +88,7 @@ pub struct Client {
     core: Arc<Core>,
     keyspace: Arc<str>,
     timeout: Duration,
+    consistency: Consistency,
 }
 
 impl Client {
@@ -101,8 +102,8 @@ impl Client {
     pub async fn connect(env: &Env, config: ClientConfig) -> Result<Self> {
         let core = Core::start(env, config)?;
         let keyspace = Arc::from(core.config.keyspace.as_str());
-        let timeout = core.config.timeout;
-        Ok(Self { core, keyspace, timeout })
+        let (timeout, consistency) = (core.config.timeout, core.config.consistency);
+        Ok(Self { core, keyspace, timeout, consistency })
     }
 
     /// The same client on another keyspace.
@@ -115,6 +116,12 @@ impl Client {
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
+    }
+
+    /// The same client with another level for reads that do not say.
+    #[must_use]
+    pub fn with_consistency(&self, consistency: Consistency) -> Self {
+        Self { consistency, ..self.clone() }
     }
 
     /// The endpoints it was given, as `host:port`.

@@ -47,6 +47,66 @@ impl PutOptions {
     }
 }
 
+/// How new a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// It shows every write that was acknowledged before it. The leader serves it.
+    #[default]
+    Linearizable,
+    /// The same, served by the nearest replica, which asks the leader only how far it has come.
+    Follower,
+    /// It shows every write that was acknowledged so long before it, and maybe later ones: served by the
+    /// nearest replica that can prove as much, without asking anybody. Rounded down to milliseconds.
+    Stale(Duration),
+}
+
+impl Consistency {
+    /// Level and bound as requests carry them. A bound below a millisecond asks for what no replica can
+    /// prove, so it becomes one.
+    pub(crate) fn wire(self) -> (i32, u64) {
+        match self {
+            Self::Linearizable => (v1::ReadLevel::Linearizable.into(), 0),
+            Self::Follower => (v1::ReadLevel::Follower.into(), 0),
+            Self::Stale(max) => {
+                (v1::ReadLevel::Stale.into(), u64::try_from(max.as_millis()).unwrap_or(u64::MAX).max(1))
+            }
+        }
+    }
+}
+
+/// Options of a get and of a count.
+///
+/// ```
+/// use std::time::Duration;
+/// use quorate::client::{Consistency, ReadOptions};
+///
+/// let options = ReadOptions::new().consistency(Consistency::Stale(Duration::from_secs(5)));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOptions {
+    pub(crate) revision: u64,
+    pub(crate) consistency: Option<Consistency>,
+}
+
+impl ReadOptions {
+    /// The present, as new as the client's settings say.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// At a revision of the past; 0 is the present. A count has the present only.
+    #[must_use]
+    pub fn revision(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// How new it must be.
+    #[must_use]
+    pub fn consistency(self, consistency: Consistency) -> Self {
+        Self { consistency: Some(consistency), ..self }
+    }
+}
+
 /// A range of keys: what a scan, a count or a delete covers.
 ///
 /// ```
@@ -113,6 +173,7 @@ pub struct ScanOptions {
     pub(crate) page_records: Option<u32>,
     pub(crate) keys_only: bool,
     pub(crate) revision: u64,
+    pub(crate) consistency: Option<Consistency>,
     pub(crate) resume: Option<super::ScanPosition>,
 }
 
@@ -150,6 +211,12 @@ impl ScanOptions {
     #[must_use]
     pub fn revision(self, revision: u64) -> Self {
         Self { revision, ..self }
+    }
+
+    /// How new the first page must be. Later pages show the same revision.
+    #[must_use]
+    pub fn consistency(self, consistency: Consistency) -> Self {
+        Self { consistency: Some(consistency), ..self }
     }
 
     /// Goes on where a scan with the same range and options stopped.

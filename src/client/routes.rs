@@ -8,10 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::error::{Error, Result};
+use crate::env::chance;
 use crate::proto::v1::{ErrorCode, ErrorDetail, MapResponse, ResponseHeader};
 use crate::types::key::successor;
 use crate::types::map::ShardMap;
 use crate::types::{Epoch, GroupId, NodeId, Span};
+
+/// The label of a node that says where it stands.
+const ZONE: &str = "zone";
 
 /// Keys that a request touches: `[start, end)`, no `end` meaning no upper bound.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -176,6 +180,32 @@ impl Routes {
         }
     }
 
+    /// Whom to ask for what any replica may serve, best first: replicas in the own zone, replicas elsewhere,
+    /// the leader, and whoever else may pass it on. Equals come in any order.
+    pub(crate) fn nearest(&self, shard: GroupId, zone: Option<&str>, endpoints: &[String]) -> Vec<String> {
+        let leader = self.leaders.get(&shard).and_then(|leader| leader.address.clone());
+        let replicas = self.map.shards.get(&shard).map(|shard| shard.replicas.as_slice()).unwrap_or_default();
+        let mut ranked: Vec<_> = replicas
+            .iter()
+            .filter_map(|replica| {
+                let address = self.address_of(replica.node)?;
+                let labels = self.map.nodes.get(&replica.node).map(|node| &node.labels);
+                let own = labels.and_then(|labels| labels.get(ZONE)).map(String::as_str);
+                let is_far = zone.is_some() && own != zone;
+                // A learner may still be far behind.
+                Some((is_far, Some(&address) == leader.as_ref(), !replica.voter, chance::bits(), address))
+            })
+            .collect();
+        ranked.sort();
+        let mut candidates: Vec<_> = ranked.into_iter().map(|(.., address)| address).collect();
+        for other in self.candidates(Some(shard), endpoints) {
+            if !candidates.contains(&other) {
+                candidates.push(other);
+            }
+        }
+        candidates
+    }
+
     /// Whom to ask, best first: the leader, the other replicas, other nodes, the given endpoints.
     pub(crate) fn candidates(&self, shard: Option<GroupId>, endpoints: &[String]) -> Vec<String> {
         let mut candidates = Vec::new();
@@ -204,6 +234,8 @@ impl Routes {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bytes::Bytes;
 
     use super::{KeyRange, Routes};
@@ -247,6 +279,26 @@ mod tests {
         assert_eq!(leader(&routes), "a:1", "only by order of replicas");
         routes.install(&map).unwrap();
         assert_eq!(leader(&routes), "a:1", "the old hint is not believed again");
+    }
+
+    #[test]
+    fn near_reads_go_to_the_own_zone_first_and_to_the_leader_last_among_equals() {
+        let mut map = fake::map(&["a:1", "b:2", "c:3", "d:4"]);
+        for (node, zone) in map.nodes.iter_mut().zip(["x", "y", "x", "y"]) {
+            node.labels.insert("zone".into(), zone.into());
+        }
+        map.leaders = vec![LeaderHint { shard_id: fake::SHARD, node_id: 1, term: 5 }];
+        let mut routes = Routes::default();
+        routes.install(&map).unwrap();
+        let nearest = |zone| routes.nearest(SHARD, zone, &["e:5".into()]);
+        assert_eq!(nearest(Some("x"))[..2], ["c:3", "a:1"], "the leader last within the zone");
+        let mut far = nearest(Some("x"))[2..4].to_vec();
+        far.sort();
+        assert_eq!(far, ["b:2", "d:4"]);
+        assert_eq!(nearest(Some("x")).len(), 5, "and any endpoint in the end");
+        let firsts: BTreeSet<_> = (0..100).map(|_| nearest(Some("y"))[0].clone()).collect();
+        assert_eq!(firsts.into_iter().collect::<Vec<_>>(), ["b:2", "d:4"], "spread among equals");
+        assert_eq!(nearest(None)[3], "a:1", "without a zone only the leader is spared");
     }
 
     #[test]

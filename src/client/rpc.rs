@@ -17,7 +17,7 @@ use crate::proto::v1::{
     CountResponse, CreateKeyspaceRequest, CreateKeyspaceResponse, DeleteRequest, DeleteResponse, DropKeyspaceRequest,
     DropKeyspaceResponse, GetRequest, GetResponse, MapRequest, MapResponse, MembersRequest, MembersResponse,
     MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse, OperationsRequest,
-    OperationsResponse, PutRequest, PutResponse, RemoveMemberRequest, RemoveMemberResponse, ResponseHeader,
+    OperationsResponse, PutRequest, PutResponse, ReadLevel, RemoveMemberRequest, RemoveMemberResponse, ResponseHeader,
     ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest, StatusResponse, Target,
     TxnRequest, TxnResponse,
 };
@@ -33,6 +33,10 @@ pub(crate) trait Rpc: prost::Message + Clone + 'static {
     /// A failure that travels inside an answer.
     fn failure(_: &Self::Answer) -> Option<Error> {
         None
+    }
+    /// Whether any replica may serve it, not only the leader.
+    fn is_near(&self) -> bool {
+        false
     }
     /// Sends it; the server learns how long the caller waits.
     fn send(self, channel: Channel, patience: Duration) -> BoxFuture<'static, Result<Self::Answer, Status>>;
@@ -71,6 +75,13 @@ macro_rules! rpc {
             answer.header.as_ref()
         }
     };
+    (@aim level) => {
+        rpc!(@aim aimed);
+
+        fn is_near(&self) -> bool {
+            self.level() != ReadLevel::Linearizable
+        }
+    };
     (@aim parts) => {
         fn aim(&mut self, target: Target) {
             self.target = Some(target);
@@ -93,11 +104,11 @@ macro_rules! rpc {
     };
 }
 
-rpc!(GetRequest => GetResponse, KvClient.get, aimed);
+rpc!(GetRequest => GetResponse, KvClient.get, level);
 rpc!(PutRequest => PutResponse, KvClient.put, aimed);
 rpc!(DeleteRequest => DeleteResponse, KvClient.delete, aimed);
-rpc!(ScanRequest => ScanResponse, KvClient.scan, aimed);
-rpc!(CountRequest => CountResponse, KvClient.count, aimed);
+rpc!(ScanRequest => ScanResponse, KvClient.scan, level);
+rpc!(CountRequest => CountResponse, KvClient.count, level);
 rpc!(TxnRequest => TxnResponse, KvClient.txn, aimed);
 rpc!(BatchRequest => BatchResponse, KvClient.batch, parts);
 rpc!(OpenSessionRequest => OpenSessionResponse, KvClient.open_session, aimed);

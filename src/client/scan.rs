@@ -57,6 +57,7 @@ impl Scan {
         let wanted = options.limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(u32::MAX);
         let page = options.page_records.unwrap_or(page_default).min(page_max).min(wanted).max(1);
         let position = options.resume.unwrap_or_default();
+        let (level, max_stale_ms) = options.consistency.unwrap_or(client.consistency).wire();
         let request = ScanRequest {
             start: keys.start.clone(),
             end: keys.end.clone().unwrap_or_default(),
@@ -64,6 +65,8 @@ impl Scan {
             limit: page,
             keys_only: options.keys_only,
             revision: options.revision,
+            level,
+            max_stale_ms,
             ..ScanRequest::default()
         };
         let finished = keys.is_empty() || options.limit.is_some_and(|limit| limit <= position.returned);

@@ -1,4 +1,5 @@
-//! Executes a request on a shard that this node leads.
+//! Executes a request on a shard that this node leads, or a read on any replica that was proved to show
+//! enough.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -55,15 +56,7 @@ impl Executor {
         request: &ShardRequest,
         deadline: Instant,
     ) -> Result<ShardResponse, Failure> {
-        // A newer one only says that this node's map is behind: what is no longer this shard's to serve,
-        // the fence in its state refuses.
-        if request.shard_epoch < shard.epoch.0 {
-            let message = format!(
-                "shard {} is at epoch {}, not {}; refresh the map",
-                shard.id.0, shard.epoch.0, request.shard_epoch
-            );
-            return Err(Failure::retry(ErrorCode::WrongShard, message));
-        }
+        check_epoch(shard, request)?;
         let kind = match &request.kind {
             Some(shard_request::Kind::Command(command)) => shard_response::Kind::Command(
                 self.propose(group, shard.id, request.shard_epoch, command, deadline).await?,
@@ -73,12 +66,26 @@ impl Executor {
             }
             None => return Err(Failure::refused(ErrorCode::InvalidArgument, "an empty request")),
         };
-        Ok(ShardResponse {
-            kind: Some(kind),
-            node_id: self.node.0,
-            raft_term: group.term(),
-            shard_epoch: shard.epoch.0,
-        })
+        Ok(self.response(group, shard, kind))
+    }
+
+    /// Executes a read on the state as it is. The caller has proved that it shows enough.
+    pub(super) async fn execute_as_is(
+        &self,
+        group: &Group,
+        shard: &Shard,
+        request: &ShardRequest,
+    ) -> Result<ShardResponse, Failure> {
+        check_epoch(shard, request)?;
+        let Some(shard_request::Kind::Read(read)) = &request.kind else {
+            return Err(Failure::refused(ErrorCode::InvalidArgument, "only reads need no leader"));
+        };
+        let result = self.look(group, shard.id, request.shard_epoch, read).await?;
+        Ok(self.response(group, shard, shard_response::Kind::Read(result)))
+    }
+
+    fn response(&self, group: &Group, shard: &Shard, kind: shard_response::Kind) -> ShardResponse {
+        ShardResponse { kind: Some(kind), node_id: self.node.0, raft_term: group.term(), shard_epoch: shard.epoch.0 }
     }
 
     async fn propose(
@@ -115,7 +122,18 @@ impl Executor {
         request: &ShardRead,
         deadline: Instant,
     ) -> Result<ShardReadResult, Failure> {
-        group.read_index(deadline).await.map_err(|error| read_failure(id, error))?;
+        group.read_index(deadline).await.map_err(|error| read_failure(id, &error))?;
+        self.look(group, id, epoch, request).await
+    }
+
+    /// Reads the state as it is.
+    async fn look(
+        &self,
+        group: &Group,
+        id: GroupId,
+        epoch: u64,
+        request: &ShardRead,
+    ) -> Result<ShardReadResult, Failure> {
         let view = group.view().map_err(|error| self.engine_failure(id, &error))?;
         match fence::check(&*view, epoch) {
             Ok(()) => {}
@@ -166,6 +184,17 @@ impl Executor {
     }
 }
 
+/// A newer epoch only says that this node's map is behind: what is no longer this shard's to serve, the
+/// fence in its state refuses.
+fn check_epoch(shard: &Shard, request: &ShardRequest) -> Result<(), Failure> {
+    if request.shard_epoch >= shard.epoch.0 {
+        return Ok(());
+    }
+    let message =
+        format!("shard {} is at epoch {}, not {}; refresh the map", shard.id.0, shard.epoch.0, request.shard_epoch);
+    Err(Failure::retry(ErrorCode::WrongShard, message))
+}
+
 /// Whether a request may change the shard, so that its loss leaves an unknown outcome.
 pub(super) fn is_write(request: &ShardRequest) -> bool {
     matches!(request.kind, Some(shard_request::Kind::Command(_)))
@@ -209,8 +238,13 @@ pub(super) fn propose_failure(id: GroupId, error: ProposeError) -> Failure {
     }
 }
 
-fn read_failure(id: GroupId, error: ReadError) -> Failure {
-    no_leader(id, Some(&error.to_string()))
+/// What a read index that did not come means to its caller.
+pub(super) fn read_failure(id: GroupId, error: &ReadError) -> Failure {
+    let mut failure = no_leader(id, Some(&error.to_string()));
+    if let ReadError::NotLeader { leader: Some((_, node)) } = error {
+        failure.detail.leader_node_id = node.0;
+    }
+    failure
 }
 
 fn refused(id: GroupId, refusal: Refusal) -> Failure {

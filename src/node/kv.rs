@@ -17,6 +17,7 @@ use crate::types::map::{Shard, ShardMap};
 use crate::types::{GroupId, KeyspaceId};
 
 use super::Failure;
+use super::near::{self, Level};
 use super::route::{self, KeyRange};
 use super::router::Router;
 use super::scan::{PagePlan, limit_exceeded};
@@ -42,8 +43,9 @@ impl Kv {
     pub(super) async fn get(&self, request: v1::GetRequest, deadline: Instant) -> Result<v1::GetResponse, Failure> {
         let map = self.router.map();
         let shard = route::shard_of_key(&map, request.target.as_ref(), &request.key)?;
+        let level = Level::of(request.level(), request.max_stale_ms)?;
         let get = shard_read::Get { key: request.key, revision: request.revision };
-        let read = self.read(&map, shard, shard_read::Kind::Get(get), deadline).await?;
+        let read = self.read(&map, shard, shard_read::Kind::Get(get), level, deadline).await?;
         match read.result.kind {
             Some(shard_read_result::Kind::Get(get)) => {
                 Ok(v1::GetResponse { header: Some(read.header), record: get.record })
@@ -123,6 +125,7 @@ impl Kv {
         let map = self.router.map();
         let keyspace = route::keyspace(&map, request.target.as_ref())?;
         let plan = PagePlan::new(keyspace.id, &request)?;
+        let level = Level::of(request.level(), request.max_stale_ms)?;
         let shards = self.shards_of_scan(&map, keyspace.id, request.target.as_ref(), &plan.start, &plan.end)?;
         if request.revision != 0 && shards.len() > 1 {
             let message = "a revision belongs to one shard, and this range spans several; scan without a revision";
@@ -130,7 +133,7 @@ impl Kv {
         }
         let pages = shards.iter().map(|shard| async {
             let scan = shard_read::Kind::Scan(plan.read(shard.id)?);
-            let read = self.read(&map, shard, scan, deadline).await?;
+            let read = self.read(&map, shard, scan, level, deadline).await?;
             match read.result.kind {
                 Some(shard_read_result::Kind::Scan(scan)) => Ok((shard.id, read.header, scan)),
                 _ => Err(unexpected()),
@@ -150,11 +153,12 @@ impl Kv {
     ) -> Result<v1::CountResponse, Failure> {
         let map = self.router.map();
         let keyspace = route::keyspace(&map, request.target.as_ref())?;
+        let level = Level::of(request.level(), request.max_stale_ms)?;
         let target = request.target.as_ref();
         let shards = self.shards_of_scan(&map, keyspace.id, target, &request.start, &request.end)?;
         let counts = shards.iter().map(|shard| async {
             let count = shard_read::Count { start: request.start.clone(), end: request.end.clone(), revision: 0 };
-            let read = self.read(&map, shard, shard_read::Kind::Count(count), deadline).await?;
+            let read = self.read(&map, shard, shard_read::Kind::Count(count), level, deadline).await?;
             match read.result.kind {
                 Some(shard_read_result::Kind::Count(count)) => Ok((read.header, count.count)),
                 _ => Err(unexpected()),
@@ -258,7 +262,7 @@ impl Kv {
         deadline: Instant,
     ) -> Result<Executed<CommandResult>, Failure> {
         check::command(&command, &self.limits)?;
-        let response = self.execute(shard, shard_request::Kind::Command(command), deadline).await?;
+        let response = self.execute(shard, shard_request::Kind::Command(command), Level::Leader, deadline).await?;
         let mut header = self.header(map, shard, &response);
         match response.kind {
             Some(shard_response::Kind::Command(result)) => {
@@ -278,11 +282,12 @@ impl Kv {
         map: &ShardMap,
         shard: &Shard,
         kind: shard_read::Kind,
+        level: Level,
         deadline: Instant,
     ) -> Result<Executed<ShardReadResult>, Failure> {
         let read = ShardRead { kind: Some(kind) };
         check::read(&read, &self.limits)?;
-        let response = self.execute(shard, shard_request::Kind::Read(read), deadline).await?;
+        let response = self.execute(shard, shard_request::Kind::Read(read), level, deadline).await?;
         let mut header = self.header(map, shard, &response);
         match response.kind {
             Some(shard_response::Kind::Read(result)) => {
@@ -297,10 +302,11 @@ impl Kv {
         &self,
         shard: &Shard,
         kind: shard_request::Kind,
+        level: Level,
         deadline: Instant,
     ) -> Result<ShardResponse, Failure> {
         let request = ShardRequest { shard_id: shard.id.0, shard_epoch: shard.epoch.0, kind: Some(kind) };
-        self.router.execute(request, deadline).await.map_err(|mut failure| {
+        near::execute(&self.router, request, level, deadline).await.map_err(|mut failure| {
             let leader = crate::types::NodeId(failure.detail.leader_node_id);
             if let Some(node) = self.router.map().nodes.get(&leader) {
                 failure.detail.leader_address.clone_from(&node.client_address);

@@ -10,6 +10,7 @@
 //! | `housekeeping` | what the leader of a shard does when time passes |
 //! | `router`, `route` | takes a request to the leader of its shard |
 //! | `execute` | executes it there |
+//! | `near` | reads on a replica that need not lead |
 //! | `kv`, `scan` | client requests as requests to shards, and pages |
 //! | `serve`, [`Service`] | the node as its clients use it |
 //! | `space` | refuses growing writes before the disk is full |
@@ -28,6 +29,7 @@ mod keyspaces;
 mod kv;
 mod leaders;
 mod members;
+mod near;
 mod operations;
 mod origin;
 mod replicas;

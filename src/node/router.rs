@@ -16,8 +16,8 @@ use crate::env::net::BoxFuture;
 use crate::env::time::{self, Instant};
 use crate::proto::internal::{
     ChangeMembership, GroupRequest, GroupResponse, JoinRequest, JoinResponse, LeaderMoved, MembershipChanged,
-    MetaCommand, MetaResult, MoveLeader, Operations, Replicas, ReplicasState, ShardRequest, ShardResponse,
-    group_request, group_response, meta_command, meta_result,
+    MetaCommand, MetaResult, MoveLeader, Operations, ReadIndex, ReadIndexed, Replicas, ReplicasState, ShardRequest,
+    ShardResponse, group_request, group_response, meta_command, meta_result,
 };
 use crate::proto::v1::{ErrorCode, MoveLeaderResponse, OperationsResponse};
 use crate::raft::{ForwardError, Group, Host, PeerHandler};
@@ -25,11 +25,12 @@ use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
 use super::execute::{self, Executor};
+use super::near::Near;
 use super::operations::Board;
 use super::{Failure, members, replicas};
 
 /// First and longest pause between two tries to find a leader.
-const BACKOFF_MIN: Duration = Duration::from_millis(5);
+pub(super) const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_millis(200);
 /// How long a moved leadership waits to be remembered.
 const PREFER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ pub(super) struct Router {
     map: watch::Receiver<Arc<ShardMap>>,
     executor: Executor,
     groups: Mutex<BTreeMap<GroupId, Group>>,
+    /// What reads on replicas here that need no leader know of them.
+    near: Mutex<BTreeMap<GroupId, Arc<Near>>>,
     /// Where a group's leader was last said to be, for groups without a replica here.
     hints: Mutex<BTreeMap<GroupId, NodeId>>,
     /// How far operations are, while this node leads the metadata group.
@@ -66,7 +69,8 @@ enum Place {
 
 impl Router {
     pub(super) fn new(node: NodeId, host: Host, map: watch::Receiver<Arc<ShardMap>>, executor: Executor) -> Self {
-        Self { node, host, map, executor, groups: Mutex::default(), hints: Mutex::default(), board: Board::default() }
+        let (groups, near, hints) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { node, host, map, executor, groups, near, hints, board: Board::default() }
     }
 
     /// The map as this node holds it.
@@ -80,13 +84,15 @@ impl Router {
     }
 
     /// Makes a group that runs here known.
-    pub(super) fn add_group(&self, id: GroupId, group: Group) {
+    pub(super) fn add_group(self: &Arc<Self>, id: GroupId, group: Group) {
+        self.near.lock().insert(id, Arc::new(Near::new(id, group.clone(), Arc::downgrade(self))));
         self.groups.lock().insert(id, group);
     }
 
     /// A group runs here no longer.
     pub(super) fn remove_group(&self, id: GroupId) {
         self.groups.lock().remove(&id);
+        self.near.lock().remove(&id);
         self.hints.lock().remove(&id);
     }
 
@@ -101,6 +107,36 @@ impl Router {
         let answer = self.lead(id, group_request::Kind::Shard(request), deadline).await?;
         let group_response::Kind::Shard(response) = answer else { return Err(unexpected()) };
         Ok(response)
+    }
+
+    /// This node.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The replica of a shard that runs here, for reads that need no leader.
+    pub(super) fn near(&self, id: GroupId) -> Option<Arc<Near>> {
+        self.near.lock().get(&id).cloned()
+    }
+
+    /// Executes a read on the replica that runs here, whose state was proved to show enough.
+    pub(super) async fn execute_as_is(&self, group: &Group, request: &ShardRequest) -> Result<ShardResponse, Failure> {
+        let map = self.map();
+        let shard = map.shards.get(&GroupId(request.shard_id)).ok_or_else(|| no_shard(GroupId(request.shard_id)))?;
+        self.executor.execute_as_is(group, shard, request).await
+    }
+
+    /// A read index of a group from its leader, as far as that is known: one try, because a later one
+    /// would serve other reads than this.
+    pub(super) async fn ask_read_index(&self, id: GroupId, deadline: Instant) -> Result<u64, Failure> {
+        match self.attempt(id, &group_request::Kind::ReadIndex(ReadIndex {}), deadline).await {
+            Ok(group_response::Kind::ReadIndexed(indexed)) => Ok(indexed.index),
+            Ok(_) => Err(unexpected()),
+            Err(failure) => {
+                self.remember_hint(id, &failure);
+                Err(failure)
+            }
+        }
     }
 
     /// How far operations are.
@@ -191,15 +227,23 @@ impl Router {
     ) -> Result<group_response::Kind, Failure> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            let result = match self.locate(id) {
-                Place::Here(group) => self.serve(id, &group, &request, deadline).await,
-                Place::There(node) => self.pass_on(node, id, &request, deadline).await,
-                Place::Nowhere => Err(no_leader(id, None)),
-            };
-            match result {
+            match self.attempt(id, &request, deadline).await {
                 Err(failure) if is_leaderless(&failure) => self.pause(id, failure, &mut backoff, deadline).await?,
                 done => return done,
             }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        id: GroupId,
+        request: &group_request::Kind,
+        deadline: Instant,
+    ) -> Result<group_response::Kind, Failure> {
+        match self.locate(id) {
+            Place::Here(group) => self.serve(id, &group, request, deadline).await,
+            Place::There(node) => self.pass_on(node, id, request, deadline).await,
+            Place::Nowhere => Err(no_leader(id, None)),
         }
     }
 
@@ -232,9 +276,7 @@ impl Router {
         match request {
             group_request::Kind::Shard(request) if request.shard_id == id.0 => {
                 let map = self.map();
-                let shard = map.shards.get(&id).ok_or_else(|| {
-                    Failure::retry(ErrorCode::WrongShard, format!("shard {} does not exist; refresh the map", id.0))
-                })?;
+                let shard = map.shards.get(&id).ok_or_else(|| no_shard(id))?;
                 let response = self.executor.execute(group, shard, request, deadline).await?;
                 Ok(group_response::Kind::Shard(response))
             }
@@ -250,6 +292,10 @@ impl Router {
                 Ok(group_response::Kind::MembershipChanged(MembershipChanged {}))
             }
             group_request::Kind::Operations(_) => Ok(group_response::Kind::Operations(self.board.list(&self.map()))),
+            group_request::Kind::ReadIndex(_) => {
+                let index = group.read_index(deadline).await.map_err(|error| execute::read_failure(id, &error))?;
+                Ok(group_response::Kind::ReadIndexed(ReadIndexed { index }))
+            }
             group_request::Kind::MoveLeader(request) => {
                 let term = transfer(id, group, NodeId(request.to_node_id), deadline).await?;
                 Ok(group_response::Kind::LeaderMoved(LeaderMoved { term }))
@@ -270,7 +316,9 @@ impl Router {
     ) -> Result<group_response::Kind, Failure> {
         let writes = match request {
             group_request::Kind::Shard(request) => execute::is_write(request),
-            group_request::Kind::Replicas(_) | group_request::Kind::Operations(_) => false,
+            group_request::Kind::Replicas(_)
+            | group_request::Kind::Operations(_)
+            | group_request::Kind::ReadIndex(_) => false,
             group_request::Kind::Meta(_)
             | group_request::Kind::MoveLeader(_)
             | group_request::Kind::ChangeMembership(_) => true,
@@ -302,7 +350,7 @@ impl Router {
     }
 
     /// Waits before the next try; gives `failure` back when the deadline would pass.
-    async fn pause(
+    pub(super) async fn pause(
         &self,
         id: GroupId,
         failure: Failure,
@@ -396,6 +444,10 @@ fn unexpected() -> Failure {
 
 fn is_leaderless(failure: &Failure) -> bool {
     failure.can_retry() && failure.detail.code() == ErrorCode::NoLeader
+}
+
+fn no_shard(id: GroupId) -> Failure {
+    Failure::retry(ErrorCode::WrongShard, format!("shard {} does not exist; refresh the map", id.0))
 }
 
 /// Nobody leads the group as far as is known here.

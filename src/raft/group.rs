@@ -85,6 +85,9 @@ pub enum ReadError {
     /// The deadline came first.
     #[error("the read was not confirmed in time")]
     Timeout,
+    /// The leader was asked and gave no read index.
+    #[error("{0}")]
+    NoIndex(String),
     /// Too many reads wait.
     #[error("too many reads wait")]
     Busy,
@@ -162,12 +165,17 @@ impl Group {
     }
 
     /// Returns once this replica leads for certain and [`Group::view`] shows every write that was
-    /// acknowledged before this call.
+    /// acknowledged before this call. So does the view of any replica that has applied the returned index.
     ///
     /// # Errors
     /// When that cannot be known; the read may be retried, here or at the leader.
-    pub async fn read_index(&self, deadline: time::Instant) -> Result<(), ReadError> {
+    pub async fn read_index(&self, deadline: time::Instant) -> Result<u64, ReadError> {
         self.core.reads.wait(deadline).await
+    }
+
+    /// Returns once [`Group::view`] shows the log up to `index`; never, if it does not come so far.
+    pub async fn applied(&self, index: u64) {
+        self.core.state.reached(index).await;
     }
 
     /// The local state as of now. How new it is only [`Group::read_index`] can tell; without it the

@@ -107,6 +107,13 @@ impl Replica {
         *self.applied.borrow()
     }
 
+    /// Returns once `index` is visible.
+    pub(super) async fn reached(&self, index: u64) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives in `self`, so that this cannot end early.
+        applied.wait_for(|applied| applied.is_some_and(|at| at.index >= index)).await.ok();
+    }
+
     pub(super) fn observer(&self) -> Observer {
         Observer { group: self.group, replica: self.replica }
     }

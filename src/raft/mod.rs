@@ -32,5 +32,6 @@ pub use group::{Applied, Group, GroupSpec, GroupStatus, ProposeError, ReadError,
 pub use host::{ForwardError, HelloError, Host, HostConfig, HostError, PeerHandler, PeerInfo, join};
 pub use members::{ChangeError, Member, Members};
 pub use peers::{FileError, Identity, IdentityError, Known, PeerBook, PeerBookError, joining_token};
+pub use read_index::{Confirm, IndexApplied, ReadIndex};
 pub use settings::TickConfig;
 pub use start::GroupError;

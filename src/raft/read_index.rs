@@ -3,6 +3,8 @@
 //! A ReadIndex asks a majority whether this replica still leads. One is on its way at a time; all
 //! reads that wait when it starts share it. A read that comes later waits for the next, because the
 //! answer on its way may be older than the read; for the same reason a retry never gets a used one.
+//!
+//! The same queue serves a replica that asks its leader: [`Confirm`] says who is asked.
 
 use std::sync::Arc;
 
@@ -17,31 +19,34 @@ use crate::env::net::BoxFuture;
 use crate::env::time;
 use crate::types::limits::REQUESTS_IN_FLIGHT_MAX;
 
-type Answered = Result<(), ReadError>;
+/// The read index that the local state has applied.
+type Answered = Result<u64, ReadError>;
 /// A confirmed ReadIndex: resolves once the local state has applied it.
-type Applied = BoxFuture<'static, Answered>;
+pub type IndexApplied = BoxFuture<'static, Answered>;
 
-/// Asks a majority.
-pub(super) trait Confirm: Send + Sync + 'static {
-    /// Confirms that this replica leads now, and up to where it must apply.
-    fn confirm(&self) -> BoxFuture<'_, Result<Applied, ReadError>>;
+/// Asks a majority, or a leader that does.
+pub trait Confirm: Send + Sync + 'static {
+    /// Confirms who leads now, and up to where the local state must be applied.
+    fn confirm(&self) -> BoxFuture<'_, Result<IndexApplied, ReadError>>;
 }
 
 impl Confirm for Raft {
-    fn confirm(&self) -> BoxFuture<'_, Result<Applied, ReadError>> {
+    fn confirm(&self) -> BoxFuture<'_, Result<IndexApplied, ReadError>> {
         Box::pin(async {
             let linearizer =
                 self.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|error| read_error(&error))?;
             let raft = self.clone();
-            let applied =
-                async move { linearizer.await_ready(&raft).await.map(|_| ()).map_err(|fatal| stopped(&fatal)) };
-            Ok(Box::pin(applied) as Applied)
+            let applied = async move {
+                let ready = linearizer.await_ready(&raft).await.map_err(|fatal| stopped(&fatal))?;
+                Ok(ready.read_log_id().index())
+            };
+            Ok(Box::pin(applied) as IndexApplied)
         })
     }
 }
 
 /// The reads of one group that wait.
-pub(super) struct ReadIndex<C> {
+pub struct ReadIndex<C> {
     confirm: C,
     queue: Mutex<Queue>,
 }
@@ -54,12 +59,16 @@ struct Queue {
 }
 
 impl<C: Confirm> ReadIndex<C> {
-    pub(super) fn new(confirm: C) -> Self {
+    /// No read waits yet.
+    pub fn new(confirm: C) -> Self {
         Self { confirm, queue: Mutex::default() }
     }
 
     /// Returns once the local state shows every write that was acknowledged before this call.
-    pub(super) async fn wait(self: &Arc<Self>, deadline: time::Instant) -> Answered {
+    ///
+    /// # Errors
+    /// When that cannot be known; the read may be retried.
+    pub async fn wait(self: &Arc<Self>, deadline: time::Instant) -> Answered {
         match time::timeout_at(deadline, self.enter()?).await {
             Ok(Ok(answered)) => answered,
             Ok(Err(_)) => Err(ReadError::Stopped("the group was stopped".to_owned())),
@@ -139,14 +148,14 @@ mod tests {
     }
 
     impl Confirm for Majority {
-        fn confirm(&self) -> BoxFuture<'_, Result<Applied, ReadError>> {
+        fn confirm(&self) -> BoxFuture<'_, Result<IndexApplied, ReadError>> {
             Box::pin(async {
                 self.asked.fetch_add(1, Ordering::SeqCst);
                 self.permits.acquire().await.unwrap().forget();
                 if self.refuse {
                     return Err(ReadError::NoQuorum("as told".into()));
                 }
-                Ok(Box::pin(std::future::ready(Ok(()))) as Applied)
+                Ok(Box::pin(std::future::ready(Ok(7))) as IndexApplied)
             })
         }
     }

@@ -51,6 +51,12 @@ pub const EXPIRY_BATCH_MAX: usize = 128;
 pub const REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// Longest deadline a node honours.
 pub const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Shortest pause between two proofs of a replica's state for stale reads.
+pub const STALE_PROOF_EVERY_MIN: Duration = Duration::from_millis(50);
+/// Longest pause; between the two it is a quarter of the reads' bound.
+pub const STALE_PROOF_EVERY_MAX: Duration = Duration::from_secs(5);
+/// How long after the last stale read of a shard a node goes on proving its replica's state.
+pub const STALE_PROOF_KEPT: Duration = Duration::from_secs(60);
 /// Voters of the metadata group.
 pub const META_VOTERS_MAX: usize = 5;
 /// Keyspaces of a cluster.

@@ -42,7 +42,7 @@ pub const SETTINGS: [&str; 30] = [
 /// Begins the name of a variable.
 const PREFIX: &str = "QUORATE_";
 /// Variables with that prefix which are not settings of a node: kvctl's, and the file's own name.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 14] = [
     "CONFIG",
     "ENDPOINTS",
     "KEYSPACE",
@@ -51,6 +51,9 @@ const OTHERS: [&str; 11] = [
     "PROFILES",
     "OUTPUT",
     "USER",
+    "READ",
+    "MAX_STALE",
+    "ZONE",
     "CLIENT_TLS_CA",
     "CLIENT_TLS_CERT",
     "CLIENT_TLS_KEY",
