@@ -22,6 +22,9 @@ mod past_test;
 #[cfg(test)]
 #[path = "linear/random_test.rs"]
 mod random_test;
+#[cfg(test)]
+#[path = "linear/stale_test.rs"]
+mod stale_test;
 
 mod invariant {
     mod commit_on_a_quorum;

@@ -100,9 +100,9 @@ impl Called {
 }
 
 impl History {
-    /// The next moment.
+    /// The next moment: an even number, so that something can be put between two.
     pub(crate) fn tick(&mut self) -> u64 {
-        self.now += 1;
+        self.now += 2;
         self.now
     }
 

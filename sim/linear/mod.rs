@@ -2,13 +2,15 @@
 //! answers and keeps what came before what.
 //!
 //! `search` finds the order, `register` is the key, `facts` is what answers say without any order,
-//! and `past` holds reads of old revisions and the order of revisions to their promises.
+//! `past` holds reads of old revisions and the order of revisions to their promises, and `stale` says
+//! from when on a stale read may have its place.
 
 mod bits;
 mod facts;
 pub(crate) mod past;
 mod register;
 mod search;
+pub(crate) mod stale;
 
 use std::fmt::Write as _;
 

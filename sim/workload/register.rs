@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use quorate::client::{Error, Outcome, Record};
+use quorate::client::{Consistency, Error, Outcome, Record};
 
 use self::caller::Caller;
 use super::{Setup, Task, Workload};
 use crate::chance::Chance;
 use crate::history::{Answer, Before, Called, Effect, History, Shown, Value, When};
 use crate::linear::past::{self, PastRead};
+use crate::linear::stale::Moments;
 use crate::linear::{self, Verdict};
 
 const NAME: &str = "register";
@@ -32,6 +33,7 @@ struct Registers {
     keys: Vec<String>,
     clients: u64,
     history: RefCell<History>,
+    moments: RefCell<Moments>,
     past: RefCell<BTreeMap<String, Vec<PastRead>>>,
     /// What an answer showed last of each key: what conditions are made of.
     last: RefCell<BTreeMap<String, Shown>>,
@@ -46,6 +48,7 @@ pub(super) fn make(chance: Chance) -> Rc<dyn Workload> {
         keys: (0..chance.between(2, 6)).map(|number| format!("{PREFIX}{number}")).collect(),
         clients: chance.between(3, 7),
         history: RefCell::default(),
+        moments: RefCell::default(),
         past: RefCell::default(),
         last: RefCell::default(),
         revision: Cell::new(1),
@@ -95,7 +98,10 @@ impl Registers {
         let client = setup.client(Duration::from_secs(20)).await.ok_or("no node answers")?;
         let caller = Caller::new(self.take_client(), client, false);
         for key in &self.keys {
-            self.get(&caller, key, setup).await.map_err(|error| format!("{key}: {error}"))?;
+            for consistency in [Consistency::Linearizable, Consistency::Follower] {
+                let read = self.get(&caller, key, consistency, setup).await;
+                read.map_err(|error| format!("{key}, {consistency:?}: {error}"))?;
+            }
             for _ in 0..PAST_READS {
                 let revision = chance.between(1, self.revision.get() + 1);
                 self.get_past(&caller, key, revision, setup).await.map_err(|error| format!("{key}: {error}"))?;
@@ -130,15 +136,36 @@ impl Registers {
 
     /// Operations that one call carries out, one a key.
     fn begin(&self, caller: &Caller, operations: &[(&str, When, Effect)]) -> Vec<Called> {
+        let now = self.tick();
+        self.begin_at(now, caller, operations)
+    }
+
+    /// Reads that one call carries out. A stale one may have its place in the order as much earlier as it
+    /// allows; a follower's has none that a leader's has not.
+    fn begin_reads(&self, caller: &Caller, keys: &[&str], consistency: Consistency) -> Vec<Called> {
+        let mut from = self.tick();
+        if let Consistency::Stale(bound) = consistency {
+            from = self.moments.borrow().earliest(turmoil::sim_elapsed().unwrap_or_default(), bound);
+        }
+        let reads: Vec<_> = keys.iter().map(|key| (*key, When::Always, Effect::Nothing)).collect();
+        self.begin_at(from, caller, &reads)
+    }
+
+    fn begin_at(&self, now: u64, caller: &Caller, operations: &[(&str, When, Effect)]) -> Vec<Called> {
         let mut history = self.history.borrow_mut();
-        let now = history.tick();
         operations.iter().map(|(key, when, effect)| history.call(key, caller.id, *when, *effect, now)).collect()
     }
 
     /// What the call was told. Returns whether its client lives on.
     fn finish(&self, called: &[Called], told: Result<Vec<Answer>, Error>) -> bool {
-        let now = self.history.borrow_mut().tick();
+        let now = self.tick();
         self.finish_at(now, called, told)
+    }
+
+    fn tick(&self) -> u64 {
+        let place = self.history.borrow_mut().tick();
+        self.moments.borrow_mut().note(turmoil::sim_elapsed().unwrap_or_default(), place);
+        place
     }
 
     fn finish_at(&self, now: u64, called: &[Called], told: Result<Vec<Answer>, Error>) -> bool {

@@ -393,3 +393,25 @@ proptest! {
         round_trip(records, "tsv");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn reads_are_as_new_as_was_asked_for() {
+    let shell = Shell::new(3);
+    shell.run("put k v").await;
+    shell.fake.state.lock().all_serve = true;
+    for line in [
+        "get k --read follower",
+        "get k --read follower --max-stale 5s",
+        "get k --max-stale 5s --zone a",
+        "get k --read stale --max-stale 500ms",
+        "get k --read linearizable",
+    ] {
+        let got = shell.run(line).await;
+        assert_eq!((got.exit, got.out()), (Exit::Ok, "v\n"), "{line}: {}", got.err);
+    }
+    assert_eq!(shell.run("count --max-stale 5s").await.out(), "1\n");
+    assert_eq!(shell.run("scan --read follower").await.out(), "k\tv\n");
+    let refused = shell.run("get k --read stale").await;
+    assert_eq!(refused.exit, Exit::Usage);
+    assert!(refused.err.contains("--max-stale"), "{}", refused.err);
+}

@@ -215,10 +215,10 @@ impl Core {
     fn pick(&self, aim: &Aim, is_near: bool, history: &mut History) -> std::result::Result<Arc<Peer>, Option<Instant>> {
         let named = history.next.take();
         let (zone, endpoints) = (self.config.zone.as_deref(), &self.config.endpoints);
-        let candidates = match (&aim.only, aim.shard) {
-            (Some(only), _) => vec![only.clone()],
-            (None, Some(shard)) if is_near => self.routes.lock().nearest(shard, zone, endpoints),
-            (None, _) => self.routes.lock().candidates(aim.shard, &self.config.endpoints),
+        let candidates = match &aim.only {
+            Some(only) => vec![only.clone()],
+            None if is_near => self.routes.lock().nearest(aim.shard, zone, endpoints),
+            None => self.routes.lock().candidates(aim.shard, &self.config.endpoints),
         };
         let fresh = candidates.into_iter().filter(|address| !history.tried.contains(address));
         let mut earliest: Option<Instant> = None;

@@ -1,10 +1,14 @@
 //! Routing, retries, breaker, deadlines, and above all: what is said of a write that failed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::fake::{Fake, Fault, detail};
 use super::limits::BREAKER_FAILURES_MAX;
-use super::{BatchOperation, Client, ClientConfig, Condition, ErrorCode, Keys, Op, Outcome, ScanOptions, Txn};
+use super::{
+    BatchOperation, Client, ClientConfig, Condition, Consistency, ErrorCode, Keys, Op, Outcome, ReadOptions,
+    ScanOptions, Txn,
+};
 use crate::env::time;
 use crate::proto::v1;
 use crate::types::{GroupId, NodeId};
@@ -307,4 +311,38 @@ fn calls_can_be_spawned() {
     check(|client| async move { client.session().txn(Txn::new()).await });
     check(|client| async move { client.batch(&[]).await });
     check(|client| async move { client.scan(Keys::all(), ScanOptions::new()).next_page().await });
+}
+
+#[tokio::test]
+async fn a_near_read_spares_the_leader_and_teaches_nothing_about_it() {
+    let fake = Fake::start(3);
+    let client = fake.client(Duration::from_secs(5)).await;
+    client.put("k", "v").await.unwrap();
+    fake.state.lock().all_serve = true;
+    let near = ReadOptions::new().consistency(Consistency::Follower);
+    for _ in 0..40 {
+        assert_eq!(client.get_with("k", &near).await.unwrap().unwrap().value, "v");
+    }
+    let asked: BTreeSet<_> = fake.asked("get").into_iter().collect();
+    assert_eq!(asked, BTreeSet::from([2, 3]), "spread over the replicas that do not lead");
+    client.get("k").await.unwrap();
+    assert_eq!(fake.asked("get").last(), Some(&1));
+}
+
+#[tokio::test]
+async fn a_stale_read_that_is_refused_goes_to_the_next_replica_and_at_last_to_the_leader() {
+    let fake = Fake::start(3);
+    let client = fake.client(Duration::from_secs(5)).await;
+    client.put("k", "v").await.unwrap();
+    fake.state.lock().all_serve = true;
+    for _ in 0..2 {
+        let mut refusal = detail(ErrorCode::TooStale, v1::Outcome::NotApplied, true);
+        refusal.leader_address = "n1:1".into();
+        fake.fault("get", Fault::Refuse(refusal));
+    }
+    let stale = ReadOptions::new().consistency(Consistency::Stale(Duration::from_secs(1)));
+    assert_eq!(client.get_with("k", &stale).await.unwrap().unwrap().value, "v");
+    let asked = fake.asked("get");
+    assert_eq!((asked.len(), asked.last()), (3, Some(&1)));
+    assert_eq!(asked[..2].iter().collect::<BTreeSet<_>>(), BTreeSet::from([&2, &3]));
 }

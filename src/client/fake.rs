@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) leader: usize,
     pub(crate) term: u64,
     pub(crate) map: MapResponse,
+    /// Whether nodes that do not lead execute requests, too: reads that any replica may serve.
+    pub(crate) all_serve: bool,
     /// Whether nodes that do not lead name who does.
     pub(crate) hints: bool,
     pub(crate) sessions: BTreeMap<u64, BTreeMap<u64, TransactionResult>>,
@@ -73,6 +75,7 @@ impl Fake {
             leader: 1,
             term: 1,
             map: map(&borrowed),
+            all_serve: false,
             hints: true,
             sessions: BTreeMap::new(),
             next_session: 1,

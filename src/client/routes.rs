@@ -182,23 +182,28 @@ impl Routes {
 
     /// Whom to ask for what any replica may serve, best first: replicas in the own zone, replicas elsewhere,
     /// the leader, and whoever else may pass it on. Equals come in any order.
-    pub(crate) fn nearest(&self, shard: GroupId, zone: Option<&str>, endpoints: &[String]) -> Vec<String> {
-        let leader = self.leaders.get(&shard).and_then(|leader| leader.address.clone());
-        let replicas = self.map.shards.get(&shard).map(|shard| shard.replicas.as_slice()).unwrap_or_default();
-        let mut ranked: Vec<_> = replicas
-            .iter()
-            .filter_map(|replica| {
-                let address = self.address_of(replica.node)?;
-                let labels = self.map.nodes.get(&replica.node).map(|node| &node.labels);
-                let own = labels.and_then(|labels| labels.get(ZONE)).map(String::as_str);
-                let is_far = zone.is_some() && own != zone;
-                // A learner may still be far behind.
-                Some((is_far, Some(&address) == leader.as_ref(), !replica.voter, chance::bits(), address))
-            })
-            .collect();
+    ///
+    /// For a read of several shards, `None`, every node counts as a replica.
+    pub(crate) fn nearest(&self, shard: Option<GroupId>, zone: Option<&str>, endpoints: &[String]) -> Vec<String> {
+        let leader = shard.and_then(|shard| self.leaders.get(&shard)?.address.clone());
+        let replicas: Vec<_> = match shard {
+            Some(shard) => {
+                let replicas = self.map.shards.get(&shard).map(|shard| shard.replicas.as_slice()).unwrap_or_default();
+                replicas.iter().map(|replica| (replica.node, replica.voter)).collect()
+            }
+            None => self.map.nodes.keys().map(|node| (*node, true)).collect(),
+        };
+        let ranked = replicas.into_iter().filter_map(|(node, is_voter)| {
+            let address = self.address_of(node)?;
+            let own = self.map.nodes.get(&node)?.labels.get(ZONE).map(String::as_str);
+            let is_far = zone.is_some() && own != zone;
+            // A learner may still be far behind.
+            Some((is_far, Some(&address) == leader.as_ref(), !is_voter, chance::bits(), address))
+        });
+        let mut ranked: Vec<_> = ranked.collect();
         ranked.sort();
         let mut candidates: Vec<_> = ranked.into_iter().map(|(.., address)| address).collect();
-        for other in self.candidates(Some(shard), endpoints) {
+        for other in self.candidates(shard, endpoints) {
             if !candidates.contains(&other) {
                 candidates.push(other);
             }
@@ -290,7 +295,7 @@ mod tests {
         map.leaders = vec![LeaderHint { shard_id: fake::SHARD, node_id: 1, term: 5 }];
         let mut routes = Routes::default();
         routes.install(&map).unwrap();
-        let nearest = |zone| routes.nearest(SHARD, zone, &["e:5".into()]);
+        let nearest = |zone| routes.nearest(Some(SHARD), zone, &["e:5".into()]);
         assert_eq!(nearest(Some("x"))[..2], ["c:3", "a:1"], "the leader last within the zone");
         let mut far = nearest(Some("x"))[2..4].to_vec();
         far.sort();

@@ -127,6 +127,7 @@ impl Kv {
         let plan = PagePlan::new(keyspace.id, &request)?;
         let level = Level::of(request.level(), request.max_stale_ms)?;
         let shards = self.shards_of_scan(&map, keyspace.id, request.target.as_ref(), &plan.start, &plan.end)?;
+        let level = if shards.len() > 1 { level.gathered() } else { level };
         if request.revision != 0 && shards.len() > 1 {
             let message = "a revision belongs to one shard, and this range spans several; scan without a revision";
             return Err(Failure::refused(ErrorCode::InvalidArgument, message));
@@ -156,6 +157,7 @@ impl Kv {
         let level = Level::of(request.level(), request.max_stale_ms)?;
         let target = request.target.as_ref();
         let shards = self.shards_of_scan(&map, keyspace.id, target, &request.start, &request.end)?;
+        let level = if shards.len() > 1 { level.gathered() } else { level };
         let counts = shards.iter().map(|shard| async {
             let count = shard_read::Count { start: request.start.clone(), end: request.end.clone(), revision: 0 };
             let read = self.read(&map, shard, shard_read::Kind::Count(count), level, deadline).await?;

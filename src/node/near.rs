@@ -23,6 +23,8 @@ use super::router::{BACKOFF_MIN, Router};
 
 /// How long the leader may take to give a read index. Only one is asked for at a time.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long before its deadline a read gives up, so that the caller hears why.
+const LAST_WORDS: Duration = Duration::from_millis(10);
 /// How long this replica may take to apply it.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -33,8 +35,8 @@ pub(super) enum Level {
     Leader,
     /// Nothing; a replica here serves it.
     Follower,
-    /// What was written in this last time; a replica here serves it at once or not at all.
-    Stale(Duration),
+    /// What was written in the last `max`; a replica here serves it at once or not at all.
+    Stale { max: Duration, refuses: bool },
 }
 
 impl Level {
@@ -47,11 +49,20 @@ impl Level {
                 let message = "a stale read needs a bound: set max_stale_ms to 1 or more";
                 Err(Failure::refused(ErrorCode::InvalidArgument, message))
             }
-            (ReadLevel::Stale, bound) => Ok(Self::Stale(Duration::from_millis(bound))),
+            (ReadLevel::Stale, bound) => Ok(Self::Stale { max: Duration::from_millis(bound), refuses: true }),
             (ReadLevel::Linearizable | ReadLevel::Follower, _) => {
                 let message = "max_stale_ms bounds stale reads only: leave it out, or set the level";
                 Err(Failure::refused(ErrorCode::InvalidArgument, message))
             }
+        }
+    }
+
+    /// For a read of several shards: what a replica here cannot serve the leader does, because no other
+    /// node need hold them all.
+    pub(super) fn gathered(self) -> Self {
+        match self {
+            Self::Stale { max, .. } => Self::Stale { max, refuses: false },
+            other => other,
         }
     }
 }
@@ -70,13 +81,13 @@ pub(super) async fn execute(
             near.prove(router, deadline).await?;
             router.execute_as_is(&near.group, &request).await
         }
-        Level::Stale(max) => {
+        Level::Stale { max, refuses } => {
             // The age counts from when the read came, and the state is looked at after that.
             let age = near.age();
             near.keep_proved(max);
             if age.is_none_or(|age| age > max) {
                 // Whoever leads proves it for this read.
-                return if near.leads(router.node()) {
+                return if !refuses || near.leads(router.node()) {
                     router.execute(request, deadline).await
                 } else {
                     Err(near.too_stale(router.node(), age, max))
@@ -124,6 +135,7 @@ impl Near {
     /// Returns once the local state shows every write that was acknowledged before this call.
     async fn prove(&self, router: &Router, deadline: Instant) -> Result<(), Failure> {
         let mut backoff = BACKOFF_MIN;
+        let deadline = deadline.checked_sub(LAST_WORDS).unwrap_or(deadline);
         loop {
             let Err(error) = self.proofs.wait(deadline).await else { return Ok(()) };
             router.pause(self.id, self.unproved(router.node(), &error), &mut backoff, deadline).await?;
@@ -240,9 +252,11 @@ mod tests {
 
     #[test]
     fn a_bound_belongs_to_stale_reads_and_to_no_others() {
+        let stale = |refuses| Level::Stale { max: Duration::from_secs(5), refuses };
         assert_eq!(Level::of(ReadLevel::Linearizable, 0).unwrap(), Level::Leader);
         assert_eq!(Level::of(ReadLevel::Follower, 0).unwrap(), Level::Follower);
-        assert_eq!(Level::of(ReadLevel::Stale, 5_000).unwrap(), Level::Stale(Duration::from_secs(5)));
+        assert_eq!(Level::of(ReadLevel::Stale, 5_000).unwrap(), stale(true));
+        assert_eq!(stale(true).gathered(), stale(false));
         for (level, bound) in [(ReadLevel::Stale, 0), (ReadLevel::Follower, 1), (ReadLevel::Linearizable, 1)] {
             assert_eq!(Level::of(level, bound).unwrap_err().detail.code(), ErrorCode::InvalidArgument);
         }

@@ -121,7 +121,7 @@ async fn reads_are_confirmed_by_a_majority_or_refused() {
     let read = |at: usize, cluster: &Cluster| {
         let process = cluster.nodes[at].process();
         let group = process.group().clone();
-        process.run(async move { group.read_index(soon()).await.map(|()| group.status().applied) })
+        process.run(async move { group.read_index(soon()).await.map(|_| group.status().applied) })
     };
     assert!(read(leader, &cluster).await.unwrap() >= Some(written));
     let follower = (leader + 1) % 3;

@@ -155,7 +155,7 @@ mod tests {
                 if self.refuse {
                     return Err(ReadError::NoQuorum("as told".into()));
                 }
-                Ok(Box::pin(std::future::ready(Ok(7))) as IndexApplied)
+                Ok(Box::pin(std::future::ready(Ok(7_u64))) as IndexApplied)
             })
         }
     }

@@ -18,6 +18,7 @@ mod keyspaces;
 mod main_job;
 mod members;
 mod pki;
+mod reads;
 mod recovery;
 mod repl;
 #[cfg(feature = "engine-sled")]

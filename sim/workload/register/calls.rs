@@ -1,11 +1,12 @@
 //! Every kind of read and write that the product offers on a key, and what its answer tells.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use quorate::client::operation_result::Kind;
 use quorate::client::{
-    BatchOperation, Condition, Error, ErrorCode, Keys, Op, OperationResult, PutOptions, Record, Relation, Result,
-    ScanOptions, TransactionResult, Txn,
+    BatchOperation, Condition, Consistency, Error, ErrorCode, Keys, Op, OperationResult, PutOptions, ReadOptions,
+    Record, Relation, Result, ScanOptions, TransactionResult, Txn,
 };
 
 use super::caller::Caller;
@@ -24,12 +25,13 @@ impl Registers {
         let keys = chance.sample(&self.keys, 2);
         let (key, other) = (&keys[0], &keys[1]);
         let revision = chance.between(1, self.revision.get() + 1);
+        let consistency = draw_consistency(chance);
         match chance.below(100) {
-            0..18 => drop(self.get(caller, key, setup).await),
+            0..18 => drop(self.get(caller, key, consistency, setup).await),
             18..24 => drop(self.get_past(caller, key, revision, setup).await),
             24..29 => drop(self.scan(caller, 0, chance, setup).await),
             29..31 => drop(self.scan(caller, revision, chance, setup).await),
-            31..35 => self.count(caller, key, setup).await,
+            31..35 => self.count(caller, key, consistency, setup).await,
             35..41 => return self.read_two(caller, [key, other], setup).await,
             41..61 => return self.put(caller, key, chance, setup).await,
             61..65 => return self.delete(caller, key).await,
@@ -45,9 +47,14 @@ impl Registers {
         true
     }
 
-    pub(super) async fn get(&self, caller: &Caller, key: &str, setup: &Setup) -> Result<()> {
-        let called = self.begin(caller, &[(key, When::Always, Effect::Nothing)]);
-        let told = caller.client.get(key.to_owned()).await;
+    pub(super) async fn get(&self, caller: &Caller, key: &str, consistency: Consistency, setup: &Setup) -> Result<()> {
+        let called = self.begin_reads(caller, &[key], consistency);
+        let told = caller.client.get_with(key.to_owned(), &ReadOptions::new().consistency(consistency)).await;
+        match consistency {
+            Consistency::Linearizable => {}
+            Consistency::Follower => setup.seen.held("follower reads", told.is_ok().into()),
+            Consistency::Stale(_) => setup.seen.held("stale reads", told.is_ok().into()),
+        }
         let failed = told.as_ref().map(|_| ()).map_err(Error::clone);
         let answer =
             told.map(|record| vec![Answer { before: self.before(key, record.as_ref(), setup), ..Answer::default() }]);
@@ -85,20 +92,21 @@ impl Registers {
 
     /// Reads all keys, in pages of one revision: the present one when `revision` is 0.
     pub(super) async fn scan(&self, caller: &Caller, revision: u64, chance: &Chance, setup: &Setup) -> Result<()> {
-        let mut options = ScanOptions::new().revision(revision);
+        let consistency = draw_consistency(chance);
+        let mut options = ScanOptions::new().revision(revision).consistency(consistency);
         options = options.page_records(u32::try_from(chance.between(1, 5)).unwrap_or(1));
         let is_reverse = chance.percent(30);
         let options = if is_reverse { options.reverse() } else { options };
-        let reads: Vec<_> = self.keys.iter().map(|key| (key.as_str(), When::Always, Effect::Nothing)).collect();
+        let keys: Vec<_> = self.keys.iter().map(String::as_str).collect();
         // An old revision says nothing of the present.
-        let called = if revision == 0 { self.begin(caller, &reads) } else { Vec::new() };
+        let called = if revision == 0 { self.begin_reads(caller, &keys, consistency) } else { Vec::new() };
         let mut scan = caller.client.scan(Keys::prefix(PREFIX), options);
         let (mut records, mut pinned, mut failures) = (Vec::new(), None, 0);
         loop {
             match scan.next_page().await {
                 Ok(Some(page)) => {
                     // What later pages show was settled with the first.
-                    let (_, first) = *pinned.get_or_insert_with(|| (self.history.borrow_mut().tick(), scan.revision()));
+                    let (_, first) = *pinned.get_or_insert_with(|| (self.tick(), scan.revision()));
                     if scan.revision() != first || (revision != 0 && first != revision) {
                         let detail = format!("asked for {revision}, began at {first}, now {}", scan.revision());
                         setup.seen.violation("a scan shows one revision", detail);
@@ -128,10 +136,10 @@ impl Registers {
     }
 
     /// Counts a range of one key.
-    async fn count(&self, caller: &Caller, key: &str, setup: &Setup) {
-        let called = self.begin(caller, &[(key, When::Always, Effect::Nothing)]);
+    async fn count(&self, caller: &Caller, key: &str, consistency: Consistency, setup: &Setup) {
+        let called = self.begin_reads(caller, &[key], consistency);
         let keys = Keys::all().from(key.to_owned()).to(format!("{key}\0"));
-        let answer = caller.client.count(keys).await.map(|count| {
+        let answer = caller.client.count_with(keys, &ReadOptions::new().consistency(consistency)).await.map(|count| {
             if count > 1 {
                 setup.seen.violation("a count counts", format!("{count} keys in a range of one"));
             }
@@ -228,6 +236,15 @@ impl Registers {
             Kind::Delete(_) => Some(Before::Absent),
             Kind::Range(range) => self.before(key, range.records.first(), setup),
         }
+    }
+}
+
+/// Who serves a read, and how old it may be.
+fn draw_consistency(chance: &Chance) -> Consistency {
+    match chance.below(10) {
+        0..4 => Consistency::Linearizable,
+        4..8 => Consistency::Follower,
+        _ => Consistency::Stale(Duration::from_millis(*chance.pick(&[200, 1_000, 3_000]))),
     }
 }
 

@@ -80,7 +80,7 @@ impl Node {
             let detail = detail(ErrorCode::WrongShard, v1::Outcome::NotApplied, true);
             return Err(status(Code::FailedPrecondition, "old map", detail));
         }
-        if state.leader == self.index {
+        if state.leader == self.index || state.all_serve {
             return Ok(());
         }
         let mut detail = detail(ErrorCode::NoLeader, v1::Outcome::NotApplied, true);
