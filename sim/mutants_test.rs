@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Bugs that the simulator must be able to notice.
-const REQUIRED: [&str; 13] = [
+const REQUIRED: [&str; 15] = [
     "append-before-sync",
     "vote-before-durable",
     "read-without-index",
     "read-index-reused",
+    "follower-read-without-index",
+    "stale-read-unbounded",
     "apply-before-durable",
     "applied-index-apart",
     "snapshot-without-sessions",
