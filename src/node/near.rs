@@ -62,7 +62,7 @@ impl Level {
     pub(super) fn gathered(self) -> Self {
         match self {
             Self::Stale { max, .. } => Self::Stale { max, refuses: false },
-            other => other,
+            Self::Leader | Self::Follower => self,
         }
     }
 }
