@@ -168,6 +168,7 @@ fn effective(context: &Context<'_>) -> Listing {
     let held = Settings {
         endpoints: Some(held.endpoints().into_iter().map(str::to_owned).collect()),
         keyspace: Some(held.keyspace().to_owned()),
+        read: held.read.or(held.max_stale.map(|_| ReadFrom::Stale)).or(Some(ReadFrom::Linearizable)),
         output: Some(held.output()),
         ..held.clone()
     };

@@ -128,11 +128,11 @@ async fn profiles_hold_where_no_option_says_otherwise() {
     let shown = shell.run("--profile prod profile show").await;
     assert_eq!(
         shown.out(),
-        "profile\tprod\nfile\t/config/kvctl.toml\nendpoints\tn1:1\nkeyspace\th\ntimeout_ms\t1000\noutput\tsimple\n\
-         tls_ca\t-\ntls_cert\t-\ntls_key\t-\n"
+        "profile\tprod\nfile\t/config/kvctl.toml\nendpoints\tn1:1\nkeyspace\th\ntimeout_ms\t1000\n\
+         read\tlinearizable\nmax_stale_ms\t-\nzone\t-\noutput\tsimple\ntls_ca\t-\ntls_cert\t-\ntls_key\t-\n"
     );
     let listed = shell.run("profile list -w simple").await;
-    assert_eq!(listed.out(), "prod\t-\t-\th\t1000\t-\t-\t-\t-\nstage\t*\t-\t-\t-\tjson\t-\t-\t-\n");
+    assert_eq!(listed.out(), "prod\t-\t-\th\t1000\t-\t-\t-\t-\t-\t-\t-\nstage\t*\t-\t-\t-\t-\t-\t-\tjson\t-\t-\t-\n");
     let lines = shell.feed("repl", b"count\ncount --profile prod -w simple\n").await;
     assert_eq!(lines.out(), "{\"count\":0}\n0\n");
 }
