@@ -24,6 +24,7 @@ mod panics;
 mod plan;
 mod pool;
 mod report;
+mod retired;
 mod run;
 mod scenario;
 mod shrink;

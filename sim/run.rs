@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::invariant::Invariants;
 use crate::plan::Plan;
 use crate::report::{Report, Seen};
+use crate::retired::Retired;
 use crate::trace::Trace;
 use crate::workload::{self, Setup, Workload};
 use crate::world::{CLIENT_HOSTS, World};
@@ -22,6 +23,7 @@ const FINISH_MAX: Duration = Duration::from_secs(40);
 const CHECKS_MAX: Duration = Duration::from_secs(60);
 
 const SAME_STATE: &str = "the same entries make the same state";
+const NOTHING_BEHIND: &str = "nothing changes behind a fence";
 
 /// Runs a plan. A panic in it is a violation.
 pub(crate) fn run(plan: &Plan, trace: &Trace) -> Report {
@@ -52,6 +54,7 @@ struct Run<'a> {
     world: World,
     invariants: Invariants,
     comparison: Comparison,
+    retired: Retired,
     workloads: Vec<Rc<dyn Workload>>,
     /// By number in the plan: not begun, running, over.
     faults: Vec<State>,
@@ -80,6 +83,7 @@ impl<'a> Run<'a> {
             world,
             invariants,
             comparison: Comparison::default(),
+            retired: Retired::default(),
             workloads,
             faults,
         }
@@ -154,6 +158,10 @@ impl<'a> Run<'a> {
         self.world.step();
         let observed = self.trace.take_observed();
         self.invariants.observe(&observed);
+        match self.retired.look(&self.world, &observed) {
+            Ok(compared) => self.seen.held(NOTHING_BEHIND, compared),
+            Err(changed) => self.seen.violation(NOTHING_BEHIND, changed),
+        }
         self.world.recent = observed;
         match self.comparison.sample(&self.world) {
             Ok(compared) => self.seen.held(SAME_STATE, compared),

@@ -28,11 +28,13 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// Where the keyspace is in its life, as its owner knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// None was ever made, or the making or dropping is on its way.
+    /// None was ever made, or the making is on its way.
     Changing,
     Serving,
     /// Serves, but no write begins.
     Closing,
+    /// Is being dropped: a write may find it or not.
+    Dropping,
     /// Dropped for certain, and nobody makes one.
     Gone,
 }
@@ -116,7 +118,7 @@ impl Keyspaces {
                 }
                 time::sleep(PAUSE).await;
             }
-            self.enter(Phase::Changing);
+            self.enter(Phase::Dropping);
             if !self.drop_it(&client, &setup, made).await {
                 return;
             }
@@ -185,7 +187,7 @@ impl Keyspaces {
                 return;
             }
             let (phase, step) = (self.phase.get(), self.step.get());
-            if matches!(phase, Phase::Serving | Phase::Gone) {
+            if matches!(phase, Phase::Serving | Phase::Dropping | Phase::Gone) {
                 self.begun.set(self.begun.get() + 1);
                 let key = format!("{number}/{round:05}");
                 let put = client.put(key.clone(), phase_name(phase)).await;
@@ -231,5 +233,9 @@ impl Keyspaces {
 }
 
 fn phase_name(phase: Phase) -> &'static str {
-    if phase == Phase::Serving { "serving" } else { "gone" }
+    match phase {
+        Phase::Serving => "serving",
+        Phase::Dropping => "dropping",
+        Phase::Changing | Phase::Closing | Phase::Gone => "gone",
+    }
 }
