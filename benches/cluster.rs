@@ -8,29 +8,24 @@
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "it measures real time on real processes")]
 
+#[path = "cluster/drive.rs"]
+mod drive;
 #[path = "cluster/etcd.rs"]
 mod etcd;
 #[path = "cluster/processes.rs"]
 mod processes;
 #[path = "cluster/quorate.rs"]
 mod quorate_store;
+#[path = "cluster/shards.rs"]
+mod shards;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Parser;
-use hdrhistogram::Histogram;
+use drive::{Driven, Operation, VALUE_BYTES};
 use processes::Processes;
-
-const VALUE_BYTES: usize = 256;
-/// Connections that the clients share; fewer when there are fewer clients.
-const CONNECTIONS_MAX: usize = 4;
-/// Clients that write all keys before anything is measured.
-const LOADERS: usize = 64;
-const LATENCY_US_MAX: u64 = 60_000_000;
 
 /// Measures a cluster of three kvd processes, and of three etcd processes if it is installed.
 #[derive(Parser)]
@@ -50,6 +45,10 @@ struct Options {
     /// Keys that are written at the start and then put and read.
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
+    /// Measures one keyspace of so many shards instead, for each of these counts, without etcd: also what it
+    /// costs while nothing is asked, and how long it takes to lead and serve after all nodes were killed.
+    #[arg(long, value_delimiter = ',')]
+    shards: Vec<u32>,
     /// Leaves etcd out.
     #[arg(long)]
     no_etcd: bool,
@@ -59,21 +58,6 @@ struct Options {
     /// Directory to write in, for instance on another disk.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Operation {
-    Put,
-    Get,
-}
-
-impl Operation {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Put => "put",
-            Self::Get => "get",
-        }
-    }
 }
 
 /// A running cluster to be measured.
@@ -119,14 +103,10 @@ impl Store {
     }
 }
 
-impl Connection {
+impl drive::Connection for Connection {
     async fn run(&self, operation: Operation, key: Bytes, value: Bytes) {
         match (self, operation) {
-            (Self::Quorate(client), Operation::Put) => drop(client.put(key, value).await.expect("a put")),
-            (Self::Quorate(client), Operation::Get) => {
-                let record = client.get(key).await.expect("a get").expect("a key that was written");
-                assert_eq!(record.value.len(), VALUE_BYTES);
-            }
+            (Self::Quorate(client), _) => client.run(operation, key, value).await,
             (Self::Etcd(client), Operation::Put) => client.put(key, value).await.expect("a put"),
             (Self::Etcd(client), Operation::Get) => {
                 let value = client.get(key).await.expect("a get").expect("a key that was written");
@@ -138,8 +118,7 @@ impl Connection {
 
 /// What was measured.
 struct Figures {
-    per_second: f64,
-    latency_us: Histogram<u64>,
+    driven: Driven,
     /// Of all servers together, for one operation.
     cpu_us: f64,
     /// Of one server on average, for one operation.
@@ -152,7 +131,7 @@ fn main() {
         Options::parse()
     } else if is_asked_for(&arguments) {
         // As a test: everything once, with few clients.
-        Options { keys: 64, seconds: 0, clients: vec![4], ..Options::parse_from(["cluster"]) }
+        Options { keys: 64, seconds: 0, clients: vec![4], shards: vec![2], ..Options::parse_from(["cluster"]) }
     } else {
         return;
     };
@@ -168,8 +147,15 @@ fn is_asked_for(arguments: &[String]) -> bool {
 }
 
 async fn run(options: &Options) {
+    if !options.shards.is_empty() {
+        shards::run(options).await;
+        if options.bench {
+            return;
+        }
+    }
     let root = tempfile::tempdir_in(&options.dir).expect("a directory to write in");
-    let mut stores = vec![Store::Quorate(quorate_store::start(&options.kvd, root.path()).await)];
+    let places = quorate_store::places(root.path());
+    let mut stores = vec![Store::Quorate(quorate_store::start(&options.kvd, &places).await)];
     if options.bench && !options.no_etcd {
         match etcd::start(root.path()).await {
             Some(processes) => stores.push(Store::Etcd(processes)),
@@ -178,7 +164,8 @@ async fn run(options: &Options) {
     }
     for store in &stores {
         println!("{}: processes {:?}", store.name(), store.processes().ids());
-        load(store, options.keys).await;
+        let connections = drive::connections(drive::LOADERS, || store.connect()).await;
+        drive::load(&connections, options.keys).await;
     }
     println!(
         "\n{:<4} {:>7}  {:<8} {:>9} {:>8} {:>8} {:>8} {:>11} {:>9}",
@@ -200,11 +187,11 @@ async fn run(options: &Options) {
 }
 
 fn print(operation: Operation, clients: usize, store: &str, figures: &Figures) {
-    let ms = |quantile| figures.latency_us.value_at_quantile(quantile) as f64 / 1e3;
+    let ms = |quantile| figures.driven.latency_ms(quantile);
     println!(
         "{:<4} {clients:>7}  {store:<8} {:>9.0} {:>8.2} {:>8.2} {:>8.2} {:>11.0} {:>9.3}",
         operation.name(),
-        figures.per_second,
+        figures.driven.per_second(),
         ms(0.5),
         ms(0.99),
         ms(0.999),
@@ -214,15 +201,12 @@ fn print(operation: Operation, clients: usize, store: &str, figures: &Figures) {
 }
 
 fn print_ratio(ours: &Figures, theirs: &Figures) {
-    let latency = |quantile| {
-        let of = |figures: &Figures| figures.latency_us.value_at_quantile(quantile) as f64;
-        of(ours) / of(theirs).max(1.0)
-    };
+    let latency = |quantile| ours.driven.latency_ms(quantile) / theirs.driven.latency_ms(quantile).max(0.001);
     println!(
         "{:<12}  {:<8} {:>8.2}x {:>7.2}x {:>7.2}x {:>7.2}x {:>10.2}x",
         "",
         "ratio",
-        ours.per_second / theirs.per_second,
+        ours.driven.per_second() / theirs.driven.per_second(),
         latency(0.5),
         latency(0.99),
         latency(0.999),
@@ -230,71 +214,15 @@ fn print_ratio(ours: &Figures, theirs: &Figures) {
     );
 }
 
-fn key(number: u64) -> Bytes {
-    format!("key-{number:012}").into()
-}
-
-async fn connections(store: &Store, clients: usize) -> Vec<Connection> {
-    let mut connections = Vec::new();
-    for _ in 0..clients.min(CONNECTIONS_MAX) {
-        connections.push(store.connect().await);
-    }
-    connections
-}
-
-async fn load(store: &Store, keys: u64) {
-    let connections = connections(store, LOADERS).await;
-    let next = Arc::new(AtomicU64::new(0));
-    let loaders = (0..LOADERS).map(|number| {
-        let (connection, next) = (connections[number % connections.len()].clone(), next.clone());
-        tokio::spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= keys {
-                    return;
-                }
-                connection.run(Operation::Put, key(number), vec![7; VALUE_BYTES].into()).await;
-            }
-        })
-    });
-    for loader in loaders.collect::<Vec<_>>() {
-        loader.await.expect("a loader");
-    }
-}
-
 async fn measure(store: &Store, operation: Operation, clients: usize, options: &Options) -> Figures {
-    let connections = connections(store, clients).await;
+    let connections = drive::connections(clients, || store.connect()).await;
     let (cpu, syncs) = (store.processes().cpu(), store.syncs());
-    let begun = Instant::now();
-    let end = begun + Duration::from_secs(options.seconds);
-    let keys = options.keys;
-    let tasks = (0..clients).map(|number| {
-        let connection = connections[number % connections.len()].clone();
-        tokio::spawn(async move {
-            let mut latency = Histogram::<u64>::new_with_max(LATENCY_US_MAX, 3).expect("a histogram");
-            let value = Bytes::from(vec![7; VALUE_BYTES]);
-            // Each client walks through the keys in an order of its own.
-            let mut at = number as u64 * 7_919;
-            loop {
-                let since = Instant::now();
-                connection.run(operation, key(at % keys), value.clone()).await;
-                latency.saturating_record(u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
-                at += 104_729;
-                if Instant::now() >= end {
-                    return latency;
-                }
-            }
-        })
-    });
-    let mut latency_us = Histogram::<u64>::new_with_max(LATENCY_US_MAX, 3).expect("a histogram");
-    for task in tasks.collect::<Vec<_>>() {
-        latency_us.add(task.await.expect("a client")).expect("histograms of one kind");
-    }
-    let count = latency_us.len() as f64;
+    let time = Duration::from_secs(options.seconds);
+    let driven = drive::drive(&connections, operation, clients, options.keys, time).await;
+    let count = driven.count();
     Figures {
-        per_second: count / begun.elapsed().as_secs_f64(),
         cpu_us: (store.processes().cpu() - cpu).as_secs_f64() * 1e6 / count,
         syncs: (store.syncs() - syncs) / store.processes().ids().len() as f64 / count,
-        latency_us,
+        driven,
     }
 }

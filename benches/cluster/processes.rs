@@ -73,6 +73,11 @@ impl Processes {
         self.nodes.iter().map(|node| cpu(node.child.id())).sum()
     }
 
+    /// Resident memory of all processes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.nodes.iter().map(|node| memory_bytes(node.child.id())).sum()
+    }
+
     /// Sum of a Prometheus metric without labels over all processes.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let value = |node: &Node| {
@@ -112,6 +117,13 @@ fn cpu(process: u32) -> Duration {
     let (_, fields) = stat.rsplit_once(')').expect("a name");
     let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u32>().expect("a number"));
     TICK * ticks.sum::<u32>()
+}
+
+fn memory_bytes(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    let kib: u64 = line.trim_end_matches("kB").trim().parse().expect("a number");
+    kib * 1024
 }
 
 fn http_get(address: &str, path: &str) -> std::io::Result<String> {

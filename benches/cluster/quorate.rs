@@ -6,21 +6,31 @@ use std::process::Command;
 use quorate::client::{Client, ClientConfig};
 use quorate::env::Env;
 
-use super::processes::{Processes, places};
+use super::processes::{self, Place, Processes};
 
-pub(crate) async fn start(kvd: &Path, root: &Path) -> Processes {
-    let places = places(root, "quorate");
+/// Where the processes live.
+pub(crate) fn places(root: &Path) -> Vec<Place> {
+    processes::places(root, "quorate")
+}
+
+/// Starts a cluster and waits until it is ready.
+pub(crate) async fn start(kvd: &Path, places: &[Place]) -> Processes {
+    let processes = start_only(kvd, places);
+    let client = connect(&processes).await;
+    processes.wait(async |endpoint| client.status(endpoint).await.is_ok_and(|status| status.ready)).await;
+    processes
+}
+
+/// Starts the processes.
+pub(crate) fn start_only(kvd: &Path, places: &[Place]) -> Processes {
     let cluster: Vec<_> = places.iter().map(|place| format!("{}={}", place.name, place.peer)).collect();
     let cluster = cluster.join(",");
-    let processes = Processes::start(&places, |place| {
+    Processes::start(places, |place| {
         let mut command = Command::new(kvd);
         command.args(["--name", &place.name, "--client-addr", &place.client, "--peer-addr", &place.peer]);
         command.args(["--cluster", &cluster, "--data-dir"]).arg(&place.dir);
         command
-    });
-    let client = connect(&processes).await;
-    processes.wait(async |endpoint| client.status(endpoint).await.is_ok_and(|status| status.ready)).await;
-    processes
+    })
 }
 
 /// A client of its own, with a connection of its own to the leader.
