@@ -286,6 +286,38 @@ async fn a_node_joins_under_the_name_in_its_certificate_only() {
     assert_eq!(members.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1", "n2"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_in_the_clear_and_one_with_tls_tell_each_other_apart() {
+    let ca = Ca::new("the cluster");
+    let mut secure = Cluster::new(1, &[]);
+    let files = Files::guard(&mut secure, &ca);
+    let mut clear = Cluster::new(1, &[]);
+    for cluster in [&mut secure, &mut clear] {
+        cluster.start_all();
+        cluster.wait_ready().await;
+    }
+    let at = secure.add("n2", 0, &[]);
+    let said = secure.nodes[at].start_in_vain();
+    assert!(said.contains("it speaks TLS and this end does not"), "{said}");
+    let words = ["refused a connection on the peer port", "it does not speak TLS"];
+    assert_eq!(lines(&secure.nodes[0], " WARN ", &words), 1, "{}", secure.nodes[0].output());
+    // Nor is anything of the protocol heard in the clear.
+    let channel = Endpoint::from_shared(format!("http://{}", secure.nodes[0].peer)).unwrap().connect_lazy();
+    let request = HelloRequest::default();
+    PeerClient::new(channel).hello(request).await.unwrap_err();
+
+    let at = clear.add("n2", 0, &[]);
+    let own = ca.sign(&files.dir, "n2", &["n2"], Made::ForBoth);
+    set_peer_files(&mut clear.nodes[at], &own, &files.ca);
+    let said_too = clear.nodes[at].start_in_vain();
+    assert!(said_too.contains("it does not speak TLS"), "{said_too}");
+    for cluster in [&secure, &clear] {
+        let members = cluster.client().await.members().await.unwrap().members;
+        assert_eq!(members.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["n1"]);
+    }
+    files.nothing_leaked(&secure.nodes, &[said, said_too]);
+}
+
 /// Hands out what there is, once.
 fn tower_service_fn<S>(
     take: impl FnMut() -> Option<S> + Send + 'static,
