@@ -2,10 +2,11 @@
 
 use std::error::Error;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "google/rpc/status.proto",
     "quorate/v1/error.proto",
     "quorate/v1/kv.proto",
+    "quorate/v1/lease.proto",
     "quorate/v1/cluster.proto",
     "quorate/v1/admin.proto",
     "quorate/internal/v1/command.proto",

@@ -256,9 +256,7 @@ async fn in_transaction(client: &Client) -> Seen {
     let kind = result.results.into_iter().next().and_then(|result| result.kind);
     match kind {
         Some(operation_result::Kind::Range(range)) => Ok((result.revision, range.records)),
-        Some(operation_result::Kind::Put(_) | operation_result::Kind::Delete(_)) | None => {
-            Ok((result.revision, Vec::new()))
-        }
+        _ => Ok((result.revision, Vec::new())),
     }
 }
 

@@ -197,7 +197,7 @@ impl Counter {
 fn told(result: &TransactionResult) -> Told {
     let version = match result.results.last().and_then(|result| result.kind.as_ref()) {
         Some(operation_result::Kind::Range(range)) => range.records.first().map(|record| record.version),
-        Some(operation_result::Kind::Put(_) | operation_result::Kind::Delete(_)) | None => None,
+        _ => None,
     };
     Told { revision: result.revision, version }
 }

@@ -85,6 +85,12 @@ impl Service for Fake {
         count: CountRequest -> CountResponse;
         txn: TxnRequest -> TxnResponse;
         batch: BatchRequest -> BatchResponse;
+        compact: CompactRequest -> CompactResponse;
+        grant_lease: GrantLeaseRequest -> GrantLeaseResponse;
+        revoke_lease: RevokeLeaseRequest -> RevokeLeaseResponse;
+        renew_lease: RenewLeaseRequest -> RenewLeaseResponse;
+        lease_time: LeaseTimeRequest -> LeaseTimeResponse;
+        leases: LeasesRequest -> LeasesResponse;
         open_session: OpenSessionRequest -> OpenSessionResponse;
         close_session: CloseSessionRequest -> CloseSessionResponse;
         move_leader: MoveLeaderRequest -> MoveLeaderResponse;

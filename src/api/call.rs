@@ -50,7 +50,7 @@ const fn look(path: &'static str, label: &'static str) -> Method {
     Method { path, label, write: false, placed: false }
 }
 
-const METHODS: [Method; 22] = [
+const METHODS: [Method; 28] = [
     read("/quorate.v1.Kv/Get", "Kv.Get"),
     write("/quorate.v1.Kv/Put", "Kv.Put"),
     write("/quorate.v1.Kv/Delete", "Kv.Delete"),
@@ -58,6 +58,12 @@ const METHODS: [Method; 22] = [
     read("/quorate.v1.Kv/Count", "Kv.Count"),
     write("/quorate.v1.Kv/Txn", "Kv.Txn"),
     write("/quorate.v1.Kv/Batch", "Kv.Batch"),
+    write("/quorate.v1.Kv/Compact", "Kv.Compact"),
+    write("/quorate.v1.Lease/Grant", "Lease.Grant"),
+    write("/quorate.v1.Lease/Revoke", "Lease.Revoke"),
+    read("/quorate.v1.Lease/Renew", "Lease.Renew"),
+    read("/quorate.v1.Lease/Time", "Lease.Time"),
+    read("/quorate.v1.Lease/List", "Lease.List"),
     write("/quorate.v1.Kv/OpenSession", "Kv.OpenSession"),
     write("/quorate.v1.Kv/CloseSession", "Kv.CloseSession"),
     look("/quorate.v1.Cluster/Members", "Cluster.Members"),

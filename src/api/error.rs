@@ -41,7 +41,9 @@ fn usual_code(detail: &ErrorDetail) -> Code {
         // What waiting may mend is a resource; what it cannot is the caller's request.
         ErrorCode::LimitExceeded if detail.retryable => Code::ResourceExhausted,
         ErrorCode::LimitExceeded => Code::InvalidArgument,
-        ErrorCode::KeyspaceNotFound | ErrorCode::NodeNotFound | ErrorCode::LeaseNotFound => Code::NotFound,
+        ErrorCode::KeyspaceNotFound | ErrorCode::NodeNotFound | ErrorCode::LeaseNotFound | ErrorCode::KeyNotFound => {
+            Code::NotFound
+        }
         ErrorCode::AlreadyExists => Code::AlreadyExists,
         ErrorCode::WrongShard => Code::Aborted,
         ErrorCode::CrossShard | ErrorCode::SessionNotFound | ErrorCode::SessionSequence => Code::FailedPrecondition,
@@ -79,6 +81,7 @@ pub fn label(code: ErrorCode) -> &'static str {
         ErrorCode::LeaseNotFound => "lease_not_found",
         ErrorCode::AlreadyExists => "already_exists",
         ErrorCode::TooStale => "too_stale",
+        ErrorCode::KeyNotFound => "key_not_found",
     }
 }
 

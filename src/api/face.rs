@@ -15,6 +15,7 @@ use crate::node::{Failure, Service};
 use crate::proto::v1::admin_server::Admin;
 use crate::proto::v1::cluster_server::Cluster;
 use crate::proto::v1::kv_server::Kv;
+use crate::proto::v1::lease_server::Lease;
 use crate::proto::v1::{self, ErrorCode, Outcome};
 use crate::types::limits;
 
@@ -119,12 +120,39 @@ impl<S: Service> Kv for Face<S> {
         serve!(self.batch(request))
     }
 
+    async fn compact(&self, request: Request<v1::CompactRequest>) -> Answer<v1::CompactResponse> {
+        serve!(self.compact(request))
+    }
+
     async fn open_session(&self, request: Request<v1::OpenSessionRequest>) -> Answer<v1::OpenSessionResponse> {
         serve!(self.open_session(request))
     }
 
     async fn close_session(&self, request: Request<v1::CloseSessionRequest>) -> Answer<v1::CloseSessionResponse> {
         serve!(self.close_session(request))
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Service> Lease for Face<S> {
+    async fn grant(&self, request: Request<v1::GrantLeaseRequest>) -> Answer<v1::GrantLeaseResponse> {
+        serve!(self.grant_lease(request))
+    }
+
+    async fn revoke(&self, request: Request<v1::RevokeLeaseRequest>) -> Answer<v1::RevokeLeaseResponse> {
+        serve!(self.revoke_lease(request))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewLeaseRequest>) -> Answer<v1::RenewLeaseResponse> {
+        serve!(self.renew_lease(request))
+    }
+
+    async fn time(&self, request: Request<v1::LeaseTimeRequest>) -> Answer<v1::LeaseTimeResponse> {
+        serve!(self.lease_time(request))
+    }
+
+    async fn list(&self, request: Request<v1::LeasesRequest>) -> Answer<v1::LeasesResponse> {
+        serve!(self.leases(request))
     }
 }
 

@@ -38,6 +38,7 @@ use crate::proto::REFLECTION;
 use crate::proto::v1::admin_server::AdminServer;
 use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::kv_server::KvServer;
+use crate::proto::v1::lease_server::LeaseServer;
 use crate::types::limits;
 
 /// Why the API cannot be served.
@@ -81,10 +82,12 @@ impl<S: Service> Api<S> {
         let (request_max, response_max) = (limits::REQUEST_BYTES_MAX, limits::RESPONSE_BYTES_MAX);
         let kv = KvServer::new(face.clone());
         let cluster = ClusterServer::new(face.clone());
+        let lease = LeaseServer::new(face.clone());
         let admin = AdminServer::new(face);
         let gate = Arc::new(Gate::new(self.requests_in_flight_max, Arc::clone(&self.telemetry)));
         let ours = Router::new();
         let ours = with(ours, kv.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
+        let ours = with(ours, lease.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = with(ours, cluster.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = with(ours, admin.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = ours.layer(middleware::from_fn_with_state(gate, gate::pass));

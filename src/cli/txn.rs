@@ -53,6 +53,7 @@ fn operation_json(result: &OperationResult) -> Value {
         Some(operation_result::Kind::Range(range)) => {
             ("get", json!({ "count": range.count, "more": range.more, "records": records(&range.records) }))
         }
+        Some(operation_result::Kind::Transaction(nested)) => ("txn", as_json(nested)),
         None => ("unknown", Value::Null),
     };
     let mut object = Map::new();
@@ -73,6 +74,7 @@ fn as_lines(result: &TransactionResult) -> Vec<u8> {
                     lines.extend_from_slice(&[record.key.as_ref(), b"\t", record.value.as_ref(), b"\n"].concat());
                 }
             }
+            Some(operation_result::Kind::Transaction(nested)) => lines.extend_from_slice(&as_lines(nested)),
             None => {}
         }
     }

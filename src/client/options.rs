@@ -271,7 +271,7 @@ impl BatchOperation {
 
     pub(crate) fn wire(&self) -> v1::Operation {
         let kind = match self.clone() {
-            Self::Put { key, value } => v1::operation::Kind::Put(v1::Put { key, value, ttl_ms: 0, previous: false }),
+            Self::Put { key, value } => v1::operation::Kind::Put(v1::Put { key, value, ..v1::Put::default() }),
             Self::Delete { key } => {
                 v1::operation::Kind::Delete(v1::DeleteRange { key, range_end: Bytes::new(), previous: false })
             }

@@ -6,6 +6,7 @@ use super::options::{Keys, PutOptions};
 use super::routes::KeyRange;
 use crate::proto::v1::{self, Compare, Operation, Transaction, compare, operation};
 use crate::types::key::UNBOUNDED;
+use crate::types::limits::TXN_DEPTH_MAX;
 
 /// A transaction: if every compare holds, the success operations are carried out, else the failure
 /// operations; all in one step, within one shard.
@@ -57,9 +58,9 @@ impl Txn {
     }
 
     pub(crate) fn touched(&self) -> Vec<KeyRange> {
-        let compares = self.wire.compares.iter().map(|compare| KeyRange::key(&compare.key));
-        let operations = self.wire.success.iter().chain(&self.wire.failure).filter_map(touched);
-        compares.chain(operations).collect()
+        let mut ranges = Vec::new();
+        touch(&self.wire, &mut ranges, TXN_DEPTH_MAX);
+        ranges
     }
 }
 
@@ -69,17 +70,23 @@ impl From<Transaction> for Txn {
     }
 }
 
-fn touched(operation: &Operation) -> Option<KeyRange> {
+/// What a transaction reads and writes, as deep as a server would take it.
+fn touch(transaction: &Transaction, ranges: &mut Vec<KeyRange>, depth: usize) {
     let ranged = |key: &Bytes, range_end: &Bytes| match range_end.as_ref() {
         [] => KeyRange::key(key),
         UNBOUNDED => KeyRange::range(key.clone(), None),
         _ => KeyRange::range(key.clone(), Some(range_end.clone())),
     };
-    Some(match operation.kind.as_ref()? {
-        operation::Kind::Put(put) => KeyRange::key(&put.key),
-        operation::Kind::Delete(delete) => ranged(&delete.key, &delete.range_end),
-        operation::Kind::Range(range) => ranged(&range.key, &range.range_end),
-    })
+    ranges.extend(transaction.compares.iter().map(|compare| ranged(&compare.key, &compare.range_end)));
+    for operation in transaction.success.iter().chain(&transaction.failure) {
+        match &operation.kind {
+            Some(operation::Kind::Put(put)) => ranges.push(KeyRange::key(&put.key)),
+            Some(operation::Kind::Delete(delete)) => ranges.push(ranged(&delete.key, &delete.range_end)),
+            Some(operation::Kind::Range(range)) => ranges.push(ranged(&range.key, &range.range_end)),
+            Some(operation::Kind::Transaction(nested)) if depth > 1 => touch(nested, ranges, depth - 1),
+            Some(operation::Kind::Transaction(_)) | None => {}
+        }
+    }
 }
 
 /// How a compare relates the key's property to its operand.
@@ -91,7 +98,7 @@ pub struct Condition(Compare);
 
 impl Condition {
     fn new(key: impl Into<Bytes>, relation: Relation, operand: compare::Operand) -> Self {
-        Self(Compare { key: key.into(), relation: relation.into(), operand: Some(operand) })
+        Self(Compare { key: key.into(), relation: relation.into(), operand: Some(operand), range_end: Bytes::new() })
     }
 
     /// The key exists.
@@ -151,6 +158,7 @@ impl Op {
             value: value.into(),
             ttl_ms: options.ttl_ms(),
             previous: options.previous,
+            ..v1::Put::default()
         }))
     }
 

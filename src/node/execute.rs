@@ -12,7 +12,7 @@ use crate::proto::internal::{
     CommandResult, Refusal, ShardCommand, ShardRead, ShardReadResult, ShardRequest, ShardResponse, command_result,
     shard_command, shard_read, shard_read_result, shard_request, shard_response,
 };
-use crate::proto::v1::{ErrorCode, operation};
+use crate::proto::v1::{ErrorCode, Transaction, operation};
 use crate::raft::{Group, ProposeError, ReadError};
 use crate::shard::{ShardError, fence, read};
 use crate::storage::engine::{EngineError, View};
@@ -203,13 +203,18 @@ pub(super) fn is_write(request: &ShardRequest) -> bool {
 /// Whether a command may take more space than it gives back. Deletes and expiries always may run.
 fn grows(command: &ShardCommand) -> bool {
     match &command.kind {
-        Some(shard_command::Kind::Transaction(transaction)) => {
-            let mut operations = transaction.success.iter().chain(&transaction.failure);
-            operations.any(|operation| matches!(operation.kind, Some(operation::Kind::Put(_))))
-        }
-        Some(shard_command::Kind::OpenSession(_)) => true,
+        Some(shard_command::Kind::Transaction(transaction)) => puts(transaction),
+        Some(shard_command::Kind::OpenSession(_) | shard_command::Kind::GrantLease(_)) => true,
         _ => false,
     }
+}
+
+fn puts(transaction: &Transaction) -> bool {
+    transaction.success.iter().chain(&transaction.failure).any(|operation| match &operation.kind {
+        Some(operation::Kind::Put(_)) => true,
+        Some(operation::Kind::Transaction(nested)) => puts(nested),
+        Some(operation::Kind::Delete(_) | operation::Kind::Range(_)) | None => false,
+    })
 }
 
 /// What a failed proposal means to its caller.

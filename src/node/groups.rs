@@ -11,6 +11,7 @@ use crate::types::map::{Shard, ShardMap};
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
 
 use super::housekeeping;
+use super::leases::Leases;
 use super::router::Router;
 use super::tasks::Tasks;
 
@@ -85,8 +86,9 @@ impl Groups {
         let group = self.start(shard, spec, machine.clone()).await;
         let group = group.map_err(|error| format!("cannot start shard {}: {error}", shard.id.0))?;
         tracing::info!(shard = shard.id.0, replica = replica.0, "shard started");
-        self.router.add_group(shard.id, group.clone());
-        self.tasks.spawn(housekeeping::run(shard.id, group.clone(), machine.clone()));
+        let leases = Arc::new(Leases::new(shard.id, group.clone(), machine.clone()));
+        self.router.add_shard(group, leases.clone());
+        self.tasks.spawn(housekeeping::run(leases));
         self.running.lock().insert(shard.id, LocalShard { machine });
         Ok(())
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::env::time;
-use crate::raft::{Group, ProposeError, Role};
-use crate::shard::{Expiry, ShardMachine};
+use crate::raft::{ProposeError, Role};
 use crate::storage::engine::EngineError;
-use crate::types::GroupId;
+
+use super::leases::Leases;
 
 /// How long one command may take before it is proposed anew.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,34 +20,38 @@ const PAUSE: Duration = Duration::from_millis(100);
 const NAP_MAX: Duration = Duration::from_secs(60);
 
 /// Counts the time of leases and sessions whenever this replica leads. Ends with the group.
-pub(super) async fn run(id: GroupId, group: Group, machine: Arc<ShardMachine>) {
-    let mut status = group.watch();
+pub(super) async fn run(leases: Arc<Leases>) {
+    let mut status = leases.group.watch();
     loop {
         match status.wait_for(|status| matches!(status.role, Role::Leader | Role::Stopped)).await {
             Ok(status) if status.role == Role::Leader => {}
             Ok(_) | Err(_) => return,
         }
-        machine.follow_changes();
-        if let Err(error) = lead(id, &group, &machine).await {
-            tracing::error!(shard = id.0, %error, "leases and sessions cannot be read; they do not expire");
+        let led = lead(&leases).await;
+        leases.end();
+        if let Err(error) = led {
+            tracing::error!(shard = leases.id.0, %error, "leases and sessions cannot be read; they do not expire");
             time::sleep(NAP_MAX).await;
         }
-        machine.unfollow_changes();
         // Leadership that is lost is not known at once; asking again at once would not help.
         time::sleep(PAUSE).await;
     }
 }
 
-async fn lead(id: GroupId, group: &Group, machine: &ShardMachine) -> Result<(), EngineError> {
+async fn lead(leases: &Leases) -> Result<(), EngineError> {
+    let (id, group) = (leases.id, &leases.group);
     // Only a state that shows all that was acknowledged may say what there is to expire.
     if let Err(error) = group.read_index(time::now() + PROPOSE_TIMEOUT).await {
         tracing::debug!(shard = id.0, %error, "not ready to count leases");
         return Ok(());
     }
-    let mut expiry = Expiry::load(&*group.view()?, time::now())?;
+    leases.begin()?;
     let mut status = group.watch();
     loop {
-        for command in expiry.due(time::now()) {
+        let Some((due, wake_at)) = leases.counted(|expiry, now| (expiry.due(now), expiry.wake_at()))? else {
+            return Ok(());
+        };
+        for command in due {
             let deadline = time::now() + PROPOSE_TIMEOUT;
             match group.propose(command.encode_to_vec().into(), deadline).await {
                 Ok(_) => {}
@@ -57,18 +61,15 @@ async fn lead(id: GroupId, group: &Group, machine: &ShardMachine) -> Result<(), 
             }
         }
         let nap = time::now() + NAP_MAX;
-        let wake = expiry.wake_at().map_or(nap, |wake| wake.min(nap));
+        let wake = wake_at.map_or(nap, |wake| wake.min(nap));
         tokio::select! {
             biased;
             ended = status.wait_for(|status| status.role != Role::Leader) => {
                 drop(ended);
                 return Ok(());
             }
-            () = machine.changed() => {}
+            () = leases.machine.changed() => {}
             () = time::sleep_until(wake) => {}
-        }
-        if expiry.learn(&machine.take_changes(), time::now()) {
-            expiry = Expiry::load(&*group.view()?, time::now())?;
         }
     }
 }

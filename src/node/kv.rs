@@ -1,5 +1,7 @@
 //! Client requests as requests to shards, and the shards' answers as answers to clients.
 
+mod leases;
+
 use std::sync::Arc;
 
 use futures_util::future;
@@ -56,7 +58,7 @@ impl Kv {
 
     pub(super) async fn put(&self, request: v1::PutRequest, deadline: Instant) -> Result<v1::PutResponse, Failure> {
         let v1::PutRequest { target, key, value, ttl_ms, previous, session } = request;
-        let put = operation::Kind::Put(v1::Put { key, value, ttl_ms, previous });
+        let put = operation::Kind::Put(v1::Put { key, value, ttl_ms, previous, ..Default::default() });
         let (header, kind) = self.one_operation(target, put, session, deadline).await?;
         let operation_result::Kind::Put(put) = kind else { return Err(unexpected()) };
         Ok(v1::PutResponse { header, previous: put.previous })
@@ -88,9 +90,36 @@ impl Kv {
     }
 
     pub(super) async fn txn(&self, request: v1::TxnRequest, deadline: Instant) -> Result<v1::TxnResponse, Failure> {
+        let level = Level::of(request.level(), request.max_stale_ms)?;
         let transaction = request.transaction.unwrap_or_default();
-        let executed = self.transact(request.target, transaction, request.session, deadline).await?;
+        let reads = request.session.is_none() && check::is_read_only(&transaction);
+        if !reads && level != Level::Leader {
+            let message = "only a transaction that writes nothing has a level: leave it out";
+            return Err(Failure::refused(ErrorCode::InvalidArgument, message));
+        }
+        let executed = if reads {
+            self.read_transaction(request.target, transaction, level, deadline).await?
+        } else {
+            self.transact(request.target, transaction, request.session, deadline).await?
+        };
         Ok(v1::TxnResponse { header: Some(executed.header), result: Some(executed.result) })
+    }
+
+    /// A transaction that writes nothing needs no entry in the log.
+    async fn read_transaction(
+        &self,
+        target: Option<v1::Target>,
+        transaction: Transaction,
+        level: Level,
+        deadline: Instant,
+    ) -> Result<Executed<v1::TransactionResult>, Failure> {
+        let map = self.router.map();
+        let shard = route::shard_of_transaction(&map, target.as_ref(), &transaction)?;
+        let read = self.read(&map, shard, shard_read::Kind::Transaction(transaction), level, deadline).await?;
+        match read.result.kind {
+            Some(shard_read_result::Kind::Transaction(result)) => Ok(Executed { header: read.header, result }),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn transact(
@@ -230,7 +259,7 @@ impl Kv {
             ttl_ms => ttl_ms,
         };
         let map = self.router.map();
-        let shard = session_shard(&map, request.target.as_ref())?;
+        let shard = only_shard(&map, request.target.as_ref())?;
         let kind = Some(shard_command::Kind::OpenSession(OpenSession { ttl_ms }));
         let executed =
             self.command(&map, shard, ShardCommand { kind, session: None, epoch: shard.epoch.0 }, deadline).await?;
@@ -248,12 +277,22 @@ impl Kv {
         deadline: Instant,
     ) -> Result<v1::CloseSessionResponse, Failure> {
         let map = self.router.map();
-        let shard = session_shard(&map, request.target.as_ref())?;
+        let shard = only_shard(&map, request.target.as_ref())?;
         let entry = close_sessions::Entry { session_id: request.session_id, seen_sequence: 0, any: true };
         let kind = Some(shard_command::Kind::CloseSessions(CloseSessions { sessions: vec![entry] }));
         let executed =
             self.command(&map, shard, ShardCommand { kind, session: None, epoch: shard.epoch.0 }, deadline).await?;
         Ok(v1::CloseSessionResponse { header: Some(executed.header) })
+    }
+
+    async fn command_of(
+        &self,
+        map: &ShardMap,
+        shard: &Shard,
+        kind: shard_command::Kind,
+        deadline: Instant,
+    ) -> Result<Executed<CommandResult>, Failure> {
+        self.command(map, shard, ShardCommand { kind: Some(kind), session: None, epoch: shard.epoch.0 }, deadline).await
     }
 
     async fn command(
@@ -317,6 +356,11 @@ impl Kv {
         })
     }
 
+    /// Of an answer that says nothing of the shard's state.
+    fn bare_header(&self, map: &ShardMap, shard: &Shard) -> v1::ResponseHeader {
+        self.header(map, shard, &ShardResponse { shard_epoch: shard.epoch.0, ..ShardResponse::default() })
+    }
+
     fn header(&self, map: &ShardMap, shard: &Shard, response: &ShardResponse) -> v1::ResponseHeader {
         let node_id = if response.node_id == 0 { self.node } else { response.node_id };
         v1::ResponseHeader {
@@ -340,7 +384,7 @@ fn split_batch<'m>(
 ) -> Result<Vec<BatchPart<'m>>, Failure> {
     let mut parts = std::collections::BTreeMap::<GroupId, BatchPart<'m>>::new();
     for (index, operation) in (0u32..).zip(operations) {
-        if matches!(operation.kind, Some(operation::Kind::Range(_))) {
+        if matches!(operation.kind, Some(operation::Kind::Range(_) | operation::Kind::Transaction(_))) {
             return Err(Failure::refused(ErrorCode::InvalidArgument, "a batch holds puts and deletes only"));
         }
         let one = Transaction { success: vec![operation], ..Default::default() };
@@ -367,8 +411,8 @@ fn shard_result(
     v1::batch_response::ShardResult { shard_id: shard.0, operations, header, error }
 }
 
-/// The shard that a session request names, or the only one of the keyspace.
-fn session_shard<'m>(map: &'m ShardMap, target: Option<&v1::Target>) -> Result<&'m Shard, Failure> {
+/// The shard that a request on no key names, or the only one of the keyspace.
+fn only_shard<'m>(map: &'m ShardMap, target: Option<&v1::Target>) -> Result<&'m Shard, Failure> {
     let keyspace = route::keyspace(map, target)?;
     let named = target.map_or(0, |target| target.shard_id);
     let mut shards = map.shards_of(keyspace.id).filter(|shard| named == 0 || shard.id.0 == named);
@@ -382,7 +426,7 @@ fn session_shard<'m>(map: &'m ShardMap, target: Option<&v1::Target>) -> Result<&
             Err(Failure::retry(ErrorCode::WrongShard, message))
         }
         (Some(_), Some(_)) => {
-            let message = format!("keyspace `{}` has several shards; name the one the session is for", keyspace.name);
+            let message = format!("keyspace `{}` has several shards; name the one that is meant", keyspace.name);
             Err(Failure::refused(ErrorCode::InvalidArgument, message))
         }
     }

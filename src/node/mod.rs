@@ -7,7 +7,7 @@
 //! | `groups` | follows the map: which groups run here |
 //! | `members`, `keyspaces`, `operations` | what the leader of the metadata group does: members, dropped keyspaces, replicas that move |
 //! | `replicas`, `leaders` | what the leader of a shard does: changes its members, hands over |
-//! | `housekeeping` | what the leader of a shard does when time passes |
+//! | `housekeeping`, `leases` | what the leader of a shard does when time passes; the time of leases |
 //! | `router`, `route` | takes a request to the leader of its shard |
 //! | `execute` | executes it there |
 //! | `near` | reads on a replica that need not lead |
@@ -28,6 +28,7 @@ mod housekeeping;
 mod keyspaces;
 mod kv;
 mod leaders;
+mod leases;
 mod members;
 mod near;
 mod operations;

@@ -37,6 +37,8 @@ pub(super) enum Level {
     Follower,
     /// What was written in the last `max`; a replica here serves it at once or not at all.
     Stale { max: Duration, refuses: bool },
+    /// Anything; a replica here serves it at once.
+    Local,
 }
 
 impl Level {
@@ -45,12 +47,13 @@ impl Level {
         match (level, max_stale_ms) {
             (ReadLevel::Linearizable, 0) => Ok(Self::Leader),
             (ReadLevel::Follower, 0) => Ok(Self::Follower),
+            (ReadLevel::Local, 0) => Ok(Self::Local),
             (ReadLevel::Stale, 0) => {
                 let message = "a stale read needs a bound: set max_stale_ms to 1 or more";
                 Err(Failure::refused(ErrorCode::InvalidArgument, message))
             }
             (ReadLevel::Stale, bound) => Ok(Self::Stale { max: Duration::from_millis(bound), refuses: true }),
-            (ReadLevel::Linearizable | ReadLevel::Follower, _) => {
+            (ReadLevel::Linearizable | ReadLevel::Follower | ReadLevel::Local, _) => {
                 let message = "max_stale_ms bounds stale reads only: leave it out, or set the level";
                 Err(Failure::refused(ErrorCode::InvalidArgument, message))
             }
@@ -62,7 +65,7 @@ impl Level {
     pub(super) fn gathered(self) -> Self {
         match self {
             Self::Stale { max, .. } => Self::Stale { max, refuses: false },
-            Self::Leader | Self::Follower => self,
+            Self::Leader | Self::Follower | Self::Local => self,
         }
     }
 }
@@ -81,6 +84,7 @@ pub(super) async fn execute(
             near.prove(router, deadline).await?;
             router.execute_as_is(&near.group, &request).await
         }
+        Level::Local => router.execute_as_is(&near.group, &request).await,
         Level::Stale { max, refuses } => {
             // The age counts from when the read came, and the state is looked at after that.
             let age = near.age();

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::proto::v1::operation::Kind;
 use crate::proto::v1::{ErrorCode, Operation, Target, Transaction};
 use crate::types::key::UNBOUNDED;
+use crate::types::limits::TXN_DEPTH_MAX;
 use crate::types::map::{DEFAULT_KEYSPACE, Keyspace, Shard, ShardMap};
 use crate::types::{GroupId, Span};
 
@@ -84,14 +85,7 @@ pub(super) fn shard_of_transaction<'m>(
 ) -> Result<&'m Shard, Failure> {
     let keyspace = keyspace(map, target)?;
     let mut touched = BTreeSet::new();
-    let compared = transaction.compares.iter().map(|compare| (&compare.key, &[][..]));
-    let operations = transaction.success.iter().chain(&transaction.failure);
-    for (key, range_end) in compared.chain(operations.filter_map(keys_of)) {
-        match KeyRange::of_operation(key, range_end) {
-            Some(range) => touched.extend(shards_of_range(map, keyspace, range).map(|shard| shard.id)),
-            None => touched.extend(map.shard_of(keyspace.id, key).map(|shard| shard.id)),
-        }
-    }
+    touch(map, keyspace, transaction, &mut touched, TXN_DEPTH_MAX)?;
     let mut shards = touched.iter();
     let shard = match (shards.next(), shards.next()) {
         (Some(only), None) => map.shards.get(only),
@@ -102,6 +96,33 @@ pub(super) fn shard_of_transaction<'m>(
     let shard = shard.ok_or_else(|| no_shard(&keyspace.name))?;
     confirm(target, shard)?;
     Ok(shard)
+}
+
+fn touch(
+    map: &ShardMap,
+    keyspace: &Keyspace,
+    transaction: &Transaction,
+    touched: &mut BTreeSet<GroupId>,
+    depth: usize,
+) -> Result<(), Failure> {
+    let Some(depth) = depth.checked_sub(1) else {
+        let message = format!("transactions are nested at most {TXN_DEPTH_MAX} deep; nest them less deeply");
+        return Err(Failure::refused(ErrorCode::LimitExceeded, message));
+    };
+    let compared = transaction.compares.iter().map(|compare| (&compare.key, compare.range_end.as_ref()));
+    let operations = transaction.success.iter().chain(&transaction.failure);
+    for (key, range_end) in compared.chain(operations.clone().filter_map(keys_of)) {
+        match KeyRange::of_operation(key, range_end) {
+            Some(range) => touched.extend(shards_of_range(map, keyspace, range).map(|shard| shard.id)),
+            None => touched.extend(map.shard_of(keyspace.id, key).map(|shard| shard.id)),
+        }
+    }
+    for operation in operations {
+        if let Some(Kind::Transaction(nested)) = &operation.kind {
+            touch(map, keyspace, nested, touched, depth)?;
+        }
+    }
+    Ok(())
 }
 
 /// The shards that a range of a keyspace meets, by id.
@@ -130,12 +151,13 @@ pub(super) fn confirm(target: Option<&Target>, shard: &Shard) -> Result<(), Fail
     Err(failure)
 }
 
-/// Key and range end of an operation.
+/// Key and range end of an operation; a transaction has many.
 pub(super) fn keys_of(operation: &Operation) -> Option<(&Bytes, &[u8])> {
     Some(match operation.kind.as_ref()? {
         Kind::Put(put) => (&put.key, &[]),
         Kind::Delete(delete) => (&delete.key, delete.range_end.as_ref()),
         Kind::Range(range) => (&range.key, range.range_end.as_ref()),
+        Kind::Transaction(_) => return None,
     })
 }
 

@@ -15,9 +15,9 @@ use crate::env::chance;
 use crate::env::net::BoxFuture;
 use crate::env::time::{self, Instant};
 use crate::proto::internal::{
-    ChangeMembership, GroupRequest, GroupResponse, JoinRequest, JoinResponse, LeaderMoved, MembershipChanged,
-    MetaCommand, MetaResult, MoveLeader, Operations, ReadIndex, ReadIndexed, Replicas, ReplicasState, ShardRequest,
-    ShardResponse, group_request, group_response, meta_command, meta_result,
+    ChangeMembership, GroupRequest, GroupResponse, JoinRequest, JoinResponse, LeaderMoved, LeaseTime, LeaseTimed,
+    MembershipChanged, MetaCommand, MetaResult, MoveLeader, Operations, ReadIndex, ReadIndexed, RenewLease, Replicas,
+    ReplicasState, ShardRequest, ShardResponse, group_request, group_response, meta_command, meta_result,
 };
 use crate::proto::v1::{ErrorCode, MoveLeaderResponse, OperationsResponse};
 use crate::raft::{ForwardError, Group, Host, PeerHandler};
@@ -25,6 +25,7 @@ use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
 use super::execute::{self, Executor};
+use super::leases::Leases;
 use super::near::Near;
 use super::operations::Board;
 use super::{Failure, members, replicas};
@@ -46,6 +47,8 @@ pub(super) struct Router {
     groups: Mutex<BTreeMap<GroupId, Group>>,
     /// What reads on replicas here that need no leader know of them.
     near: Mutex<BTreeMap<GroupId, Arc<Near>>>,
+    /// The time of the leases of shards that run here.
+    leases: Mutex<BTreeMap<GroupId, Arc<Leases>>>,
     /// Where a group's leader was last said to be, for groups without a replica here.
     hints: Mutex<BTreeMap<GroupId, NodeId>>,
     /// How far operations are, while this node leads the metadata group.
@@ -69,8 +72,17 @@ enum Place {
 
 impl Router {
     pub(super) fn new(node: NodeId, host: Host, map: watch::Receiver<Arc<ShardMap>>, executor: Executor) -> Self {
-        let (groups, near, hints) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { node, host, map, executor, groups, near, hints, board: Board::default() }
+        Self {
+            node,
+            host,
+            map,
+            executor,
+            groups: Mutex::default(),
+            near: Mutex::default(),
+            leases: Mutex::default(),
+            hints: Mutex::default(),
+            board: Board::default(),
+        }
     }
 
     /// The map as this node holds it.
@@ -89,10 +101,18 @@ impl Router {
         self.groups.lock().insert(id, group);
     }
 
+    /// Makes a shard that runs here known.
+    pub(super) fn add_shard(self: &Arc<Self>, group: Group, leases: Arc<Leases>) {
+        let id = leases.id;
+        self.leases.lock().insert(id, leases);
+        self.add_group(id, group);
+    }
+
     /// A group runs here no longer.
     pub(super) fn remove_group(&self, id: GroupId) {
         self.groups.lock().remove(&id);
         self.near.lock().remove(&id);
+        self.leases.lock().remove(&id);
         self.hints.lock().remove(&id);
     }
 
@@ -137,6 +157,26 @@ impl Router {
                 Err(failure)
             }
         }
+    }
+
+    /// Has the leader of a shard begin the time of a lease anew.
+    pub(super) async fn renew_lease(&self, id: GroupId, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
+        self.lease(id, group_request::Kind::RenewLease(RenewLease { lease }), deadline).await
+    }
+
+    /// How much time a lease has left, by the leader of its shard.
+    pub(super) async fn lease_time(&self, id: GroupId, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
+        self.lease(id, group_request::Kind::LeaseTime(LeaseTime { lease }), deadline).await
+    }
+
+    async fn lease(&self, id: GroupId, ask: group_request::Kind, deadline: Instant) -> Result<LeaseTimed, Failure> {
+        let answer = self.lead(id, ask, deadline).await?;
+        let group_response::Kind::LeaseTimed(timed) = answer else { return Err(unexpected()) };
+        Ok(timed)
+    }
+
+    fn leases_of(&self, id: GroupId) -> Result<Arc<Leases>, Failure> {
+        self.leases.lock().get(&id).cloned().ok_or_else(|| no_shard(id))
     }
 
     /// How far operations are.
@@ -296,6 +336,12 @@ impl Router {
                 let index = group.read_index(deadline).await.map_err(|error| execute::read_failure(id, &error))?;
                 Ok(group_response::Kind::ReadIndexed(ReadIndexed { index }))
             }
+            group_request::Kind::RenewLease(request) => {
+                Ok(group_response::Kind::LeaseTimed(self.leases_of(id)?.renew(request.lease, deadline).await?))
+            }
+            group_request::Kind::LeaseTime(request) => {
+                Ok(group_response::Kind::LeaseTimed(self.leases_of(id)?.time_of(request.lease, deadline).await?))
+            }
             group_request::Kind::MoveLeader(request) => {
                 let term = transfer(id, group, NodeId(request.to_node_id), deadline).await?;
                 Ok(group_response::Kind::LeaderMoved(LeaderMoved { term }))
@@ -318,7 +364,10 @@ impl Router {
             group_request::Kind::Shard(request) => execute::is_write(request),
             group_request::Kind::Replicas(_)
             | group_request::Kind::Operations(_)
-            | group_request::Kind::ReadIndex(_) => false,
+            | group_request::Kind::ReadIndex(_)
+            | group_request::Kind::LeaseTime(_)
+            // Done twice or not at all, its owner finds no other lease.
+            | group_request::Kind::RenewLease(_) => false,
             group_request::Kind::Meta(_)
             | group_request::Kind::MoveLeader(_)
             | group_request::Kind::ChangeMembership(_) => true,

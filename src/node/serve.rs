@@ -46,6 +46,46 @@ impl Service for Node {
         self.inner.kv.batch(request, deadline).await
     }
 
+    async fn compact(&self, request: v1::CompactRequest, deadline: Instant) -> Result<v1::CompactResponse, Failure> {
+        self.inner.kv.compact(request, deadline).await
+    }
+
+    async fn grant_lease(
+        &self,
+        request: v1::GrantLeaseRequest,
+        deadline: Instant,
+    ) -> Result<v1::GrantLeaseResponse, Failure> {
+        self.inner.kv.grant_lease(request, deadline).await
+    }
+
+    async fn revoke_lease(
+        &self,
+        request: v1::RevokeLeaseRequest,
+        deadline: Instant,
+    ) -> Result<v1::RevokeLeaseResponse, Failure> {
+        self.inner.kv.revoke_lease(request, deadline).await
+    }
+
+    async fn renew_lease(
+        &self,
+        request: v1::RenewLeaseRequest,
+        deadline: Instant,
+    ) -> Result<v1::RenewLeaseResponse, Failure> {
+        self.inner.kv.renew_lease(request, deadline).await
+    }
+
+    async fn lease_time(
+        &self,
+        request: v1::LeaseTimeRequest,
+        deadline: Instant,
+    ) -> Result<v1::LeaseTimeResponse, Failure> {
+        self.inner.kv.lease_time(request, deadline).await
+    }
+
+    async fn leases(&self, request: v1::LeasesRequest, deadline: Instant) -> Result<v1::LeasesResponse, Failure> {
+        self.inner.kv.leases(request, deadline).await
+    }
+
     async fn open_session(
         &self,
         request: v1::OpenSessionRequest,

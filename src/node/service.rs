@@ -56,6 +56,18 @@ pub trait Service: Send + Sync + 'static {
         txn: TxnRequest -> TxnResponse;
         /// Executes puts and deletes, atomic within each shard.
         batch: BatchRequest -> BatchResponse;
+        /// Forgets old history of one shard.
+        compact: CompactRequest -> CompactResponse;
+        /// Grants a lease.
+        grant_lease: GrantLeaseRequest -> GrantLeaseResponse;
+        /// Ends a lease and deletes its keys.
+        revoke_lease: RevokeLeaseRequest -> RevokeLeaseResponse;
+        /// Begins the time of a lease anew.
+        renew_lease: RenewLeaseRequest -> RenewLeaseResponse;
+        /// How much time a lease has left.
+        lease_time: LeaseTimeRequest -> LeaseTimeResponse;
+        /// The leases of one shard.
+        leases: LeasesRequest -> LeasesResponse;
         /// Opens a session on one shard.
         open_session: OpenSessionRequest -> OpenSessionResponse;
         /// Ends a session.

@@ -1,6 +1,6 @@
 //! What commands changed about leases and sessions, for the leader that counts their time.
 //!
-//! Invariant: merging the same changes twice is merging them once, since ids are never reused; so a
+//! Invariant: merging the same changes twice is merging them once, since serials are never reused; so a
 //! follower may begin to collect first and look at a view after.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ pub struct LeaseTerms {
     pub ttl_ms: u64,
     /// What is left of it.
     pub remaining_ms: u64,
+    /// Which lease of its id this is.
+    pub serial: u64,
 }
 
 /// A session's terms, as of its last write.
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn too_many_changes_turn_into_a_reload_and_stay_small() {
-        let terms = Some(LeaseTerms { ttl_ms: 1, remaining_ms: 1 });
+        let terms = Some(LeaseTerms { ttl_ms: 1, remaining_ms: 1, serial: 1 });
         let of = |lease: usize| Changes { leases: [(lease as u64, terms)].into(), ..Changes::default() };
         let mut changes = Changes::default();
         for lease in 0..CHANGES_MAX {

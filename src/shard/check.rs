@@ -16,9 +16,9 @@ use crate::proto::internal::v1::shard_read::Kind as ReadKind;
 use crate::proto::internal::v1::{Refusal, ShardCommand, ShardRead};
 use crate::proto::v1::compare::{Operand, Relation};
 use crate::proto::v1::operation::Kind;
-use crate::proto::v1::{Compare, Operation, SessionStamp, Transaction};
+use crate::proto::v1::{Compare, Operation, Put, SessionStamp, Transaction};
 use crate::types::limits::{
-    EXPIRY_BATCH_MAX, KEY_BYTES_MAX, PAGE_RECORDS_MAX, REQUEST_BYTES_MAX, SESSION_WINDOW, TTL_MS_MAX,
+    EXPIRY_BATCH_MAX, KEY_BYTES_MAX, PAGE_RECORDS_MAX, REQUEST_BYTES_MAX, SESSION_WINDOW, TTL_MS_MAX, TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX, VALUE_BYTES_MAX,
 };
 
@@ -74,7 +74,9 @@ pub fn command(command: &ShardCommand, limits: &WriteLimits) -> Verdict {
         Some(CommandKind::Compact(compact)) if compact.revision == 0 || compact.step_max == 0 => {
             Err(invalid("a compaction needs a revision and a step of at least one event: set both"))
         }
-        Some(CommandKind::Compact(_) | CommandKind::Fence(_)) => Ok(()),
+        Some(
+            CommandKind::Compact(_) | CommandKind::Fence(_) | CommandKind::GrantLease(_) | CommandKind::RevokeLease(_),
+        ) => Ok(()),
         None => Err(invalid("the command has no kind: set one")),
     }
 }
@@ -84,19 +86,45 @@ pub fn command(command: &ShardCommand, limits: &WriteLimits) -> Verdict {
 /// # Errors
 /// A refusal that says what to change.
 pub fn transaction(transaction: &Transaction, limits: &WriteLimits) -> Verdict {
-    let lists = [transaction.compares.len(), transaction.success.len(), transaction.failure.len()]
-        .into_iter()
-        .max()
-        .unwrap_or(0);
-    at_most("txn_operations_max", limits.operations_max, lists, "split it into several transactions")?;
+    operations(transaction, limits.operations_max)?;
     structure(transaction)?;
+    sizes_within(transaction, limits)
+}
+
+/// Each list may have `most` entries, and those of a transaction within it what the longest list leaves.
+fn operations(transaction: &Transaction, most: usize) -> Verdict {
+    let lists = [transaction.compares.len(), transaction.success.len(), transaction.failure.len()];
+    let longest = lists.into_iter().max().unwrap_or(0);
+    at_most("txn_operations_max", most, longest, "split it into several transactions")?;
+    nested(transaction).try_for_each(|nested| operations(nested, most - longest))
+}
+
+/// Transactions directly within this one.
+fn nested(transaction: &Transaction) -> impl Iterator<Item = &Transaction> {
+    transaction.success.iter().chain(&transaction.failure).filter_map(|operation| match &operation.kind {
+        Some(Kind::Transaction(nested)) => Some(nested),
+        Some(Kind::Put(_) | Kind::Delete(_) | Kind::Range(_)) | None => None,
+    })
+}
+
+fn sizes_within(transaction: &Transaction, limits: &WriteLimits) -> Verdict {
     for compare in &transaction.compares {
         key_size(&compare.key, limits)?;
+        bound_size(&compare.range_end, limits)?;
         if let Some(Operand::Value(value)) = &compare.operand {
             value_size(value, limits)?;
         }
     }
     transaction.success.iter().chain(&transaction.failure).try_for_each(|operation| sizes(operation, limits))
+}
+
+/// Whether neither branch can write anything.
+pub fn is_read_only(transaction: &Transaction) -> bool {
+    transaction.success.iter().chain(&transaction.failure).all(|operation| match &operation.kind {
+        Some(Kind::Range(_)) | None => true,
+        Some(Kind::Transaction(nested)) => is_read_only(nested),
+        Some(Kind::Put(_) | Kind::Delete(_)) => false,
+    })
 }
 
 /// Whether a read may be executed.
@@ -119,7 +147,12 @@ pub fn read(read: &ShardRead, limits: &WriteLimits) -> Verdict {
             bound_size(&count.start, limits)?;
             bound_size(&count.end, limits)
         }
-        None => Err(invalid("the read says neither get, scan nor count: set one")),
+        Some(ReadKind::Transaction(wanted)) if !is_read_only(wanted) => {
+            Err(invalid("a transaction that is sent as a read writes: send it as a command"))
+        }
+        Some(ReadKind::Transaction(wanted)) => transaction(wanted, limits),
+        Some(ReadKind::Lease(_) | ReadKind::Leases(_)) => Ok(()),
+        None => Err(invalid("the read has no known kind: set one")),
     }
 }
 
@@ -155,11 +188,13 @@ pub fn stamp(stamp: &SessionStamp) -> Verdict {
 /// # Errors
 /// A refusal that says what to change.
 pub(crate) fn structure(transaction: &Transaction) -> Verdict {
-    for compare in &transaction.compares {
-        comparable(compare)?;
-    }
-    written_once(&transaction.success)?;
-    written_once(&transaction.failure)
+    structure_at(transaction, 1).map(|_| ())
+}
+
+fn structure_at(transaction: &Transaction, depth: usize) -> Result<(Written<'_>, Written<'_>), Box<Refusal>> {
+    at_most("txn_depth_max", TXN_DEPTH_MAX, depth, "nest transactions less deeply")?;
+    transaction.compares.iter().try_for_each(comparable)?;
+    Ok((written_once(&transaction.success, depth)?, written_once(&transaction.failure, depth)?))
 }
 
 fn comparable(compare: &Compare) -> Verdict {
@@ -174,31 +209,89 @@ fn comparable(compare: &Compare) -> Verdict {
     }
 }
 
-/// A branch may put a key once, and not delete it besides; as etcd.
-fn written_once(branch: &[Operation]) -> Verdict {
-    let mut put = BTreeSet::new();
-    let mut deleted = Vec::new();
+/// What a branch writes.
+#[derive(Default)]
+struct Written<'t> {
+    put: BTreeSet<&'t Bytes>,
+    deleted: Vec<Interval>,
+}
+
+impl<'t> Written<'t> {
+    /// Both branches of one transaction: only one of them is executed.
+    fn either(mut self, other: Self) -> Self {
+        self.put.extend(other.put);
+        self.deleted.extend(other.deleted);
+        self
+    }
+
+    /// Takes in what another operation of the branch writes.
+    fn and(&mut self, other: Self) -> Verdict {
+        if let Some(twice) = self.put.intersection(&other.put).next() {
+            return Err(written_twice(twice));
+        }
+        self.meets(&other.deleted)?;
+        other.meets(&self.deleted)?;
+        self.put.extend(other.put);
+        self.deleted.extend(other.deleted);
+        Ok(())
+    }
+
+    /// Refuses a key that is put here and lies in one of these.
+    fn meets(&self, deleted: &[Interval]) -> Verdict {
+        for interval in deleted {
+            // The first key put at or after the start decides, whatever the end.
+            let first = self.put.range::<&Bytes, _>(&interval.start..).next();
+            if let Some(key) = first.filter(|key| interval.contains(key)) {
+                return Err(written_twice(key));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A branch may put a key once, and not delete it besides; as etcd, but for a key that is put in one
+/// transaction within it and deleted in a later one, which etcd lets pass.
+fn written_once(branch: &[Operation], depth: usize) -> Result<Written<'_>, Box<Refusal>> {
+    let (mut written, mut deleted) = (Written::default(), Vec::new());
     for operation in branch {
-        match &operation.kind {
+        let more = match &operation.kind {
             Some(Kind::Put(kind)) => {
                 named(&kind.key)?;
-                if !put.insert(&kind.key) {
-                    return Err(written_twice(&kind.key));
-                }
+                kept(kind)?;
+                Written { put: BTreeSet::from([&kind.key]), ..Written::default() }
             }
             Some(Kind::Delete(kind)) => {
                 named(&kind.key)?;
                 deleted.push(Interval::of_operation(&kind.key, &kind.range_end));
+                continue;
             }
-            Some(Kind::Range(kind)) => named(&kind.key)?,
-            None => return Err(invalid("an operation has no kind: set put, delete or range")),
-        }
+            Some(Kind::Range(kind)) => {
+                named(&kind.key)?;
+                continue;
+            }
+            Some(Kind::Transaction(kind)) => {
+                let (success, failure) = structure_at(kind, depth + 1)?;
+                success.either(failure)
+            }
+            None => return Err(invalid("an operation has no kind: set put, delete, range or transaction")),
+        };
+        written.and(more)?;
     }
-    for interval in deleted {
-        // The first key put at or after the start decides, whatever the end.
-        if let Some(key) = put.range::<Bytes, _>(&interval.start..).next().filter(|key| interval.contains(key)) {
-            return Err(written_twice(key));
-        }
+    written.meets(&deleted)?;
+    written.deleted.extend(deleted);
+    Ok(written)
+}
+
+/// What a put keeps it must not name as well.
+fn kept(put: &Put) -> Verdict {
+    if put.keep_value && !put.value.is_empty() {
+        return Err(invalid("a put that keeps its key's value must leave `value` empty"));
+    }
+    if put.keep_lease && (put.lease != 0 || put.ttl_ms != 0) {
+        return Err(invalid("a put that keeps its key's lease must leave `lease` and `ttl_ms` at 0"));
+    }
+    if put.lease != 0 && put.ttl_ms != 0 {
+        return Err(invalid("a put has a lease or a time to live, not both: set one of `lease` and `ttl_ms`"));
     }
     Ok(())
 }
@@ -221,6 +314,7 @@ fn sizes(operation: &Operation, limits: &WriteLimits) -> Verdict {
             key_size(&range.key, limits)?;
             bound_size(&range.range_end, limits)
         }
+        Some(Kind::Transaction(nested)) => sizes_within(nested, limits),
         None => Ok(()),
     }
 }

@@ -142,7 +142,8 @@ fn other_commands_are_checked_too() {
     assert!(command(&stamped(txn(vec![]), 1, 1, 1), &LIMITS).is_ok());
     is_invalid(command(&stamped(txn(vec![]), 0, 1, 1), &LIMITS), "session_id");
     let expire = |leases: usize| {
-        let expire = testing::command(Kind::ExpireLeases(ExpireLeases { leases: vec![1; leases] }));
+        let expire =
+            testing::command(Kind::ExpireLeases(ExpireLeases { leases: vec![1; leases], ..Default::default() }));
         command(&expire, &WriteLimits::default())
     };
     assert!(expire(EXPIRY_BATCH_MAX).is_ok());
@@ -167,7 +168,7 @@ fn reads_are_checked() {
     assert!(scan(b"", 10_000).is_ok() && scan(b"123456789", 0).is_ok());
     exceeds(scan(b"", 10_001), "page_records_max", 10_000, 10_001);
     exceeds(scan(b"1234567890", 0), "key_bytes_max", 8, 10);
-    is_invalid(read(&ShardRead { kind: None }, &LIMITS), "get, scan nor count");
+    is_invalid(read(&ShardRead { kind: None }, &LIMITS), "no known kind");
     let unused = operation(crate::proto::v1::operation::Kind::Range(Default::default()));
     is_invalid(branch(vec![unused]), "empty");
 }

@@ -17,7 +17,7 @@ use super::table::{lease, session};
 use crate::env::time::Instant;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::{
-    CheckpointLeases, CloseSessions, ExpireLeases, ShardCommand, checkpoint_leases, close_sessions,
+    CheckpointLeases, CloseSessions, ExpireLeases, ShardCommand, StoredLease, checkpoint_leases, close_sessions,
 };
 use crate::storage::engine::{EngineError, View};
 use crate::types::limits::{EXPIRY_BATCH_MAX, TTL_MS_MAX};
@@ -44,11 +44,31 @@ pub struct Expiry {
 
 struct LeaseClock {
     ttl: Duration,
+    /// Which lease of its id this is.
+    serial: u64,
+    /// How often a time shorter than its whole life was proposed for the record, and how many of these the
+    /// whole life has taken the place of since.
+    reductions: u64,
+    restored: u64,
     /// When its time is over.
     end: Instant,
     /// When to propose its end; later than `end` once it was proposed.
     expire_at: Instant,
     checkpoint_at: Option<Instant>,
+}
+
+/// A lease whose time has begun anew.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Renewed {
+    /// Its life.
+    pub ttl: Duration,
+    /// Which lease of its id it is.
+    pub serial: u64,
+    /// How often its record was reduced so far.
+    pub reductions: u64,
+    /// What must be applied before its owner may hear of it: or else the next leader would end it by an older
+    /// record. [`Expiry::recorded`] takes that in.
+    pub record: Option<ShardCommand>,
 }
 
 struct SessionClock {
@@ -65,7 +85,7 @@ impl Expiry {
         let mut expiry = Self::default();
         for stored in lease::all(view) {
             let (id, lease) = stored?;
-            expiry.grant(id, LeaseTerms { ttl_ms: lease.ttl_ms, remaining_ms: lease.remaining_ms }, now);
+            expiry.grant(id, terms_of(id, &lease), now);
         }
         for stored in session::all(view) {
             let (id, session) = stored?;
@@ -81,7 +101,9 @@ impl Expiry {
         for (&id, terms) in &changes.leases {
             match terms {
                 // A change that was loaded already must not begin its time again.
-                Some(terms) if !self.leases.contains_key(&id) => self.grant(id, *terms, now),
+                Some(terms) if self.leases.get(&id).is_none_or(|known| known.serial != terms.serial) => {
+                    self.grant(id, *terms, now);
+                }
                 Some(_) => {}
                 None => self.end(id),
             }
@@ -103,7 +125,8 @@ impl Expiry {
         let sessions = self.silent(now);
         let mut due = Vec::new();
         if !leases.is_empty() {
-            due.push(Kind::ExpireLeases(ExpireLeases { leases }));
+            let (leases, serials) = leases.into_iter().unzip();
+            due.push(Kind::ExpireLeases(ExpireLeases { leases, serials }));
         }
         if !checkpoints.is_empty() {
             due.push(Kind::CheckpointLeases(CheckpointLeases { leases: checkpoints }));
@@ -120,10 +143,45 @@ impl Expiry {
         firsts.into_iter().flatten().min()
     }
 
-    fn expired(&mut self, now: Instant) -> Vec<u64> {
-        let ids = first_due(&self.expiries, now);
-        for &id in &ids {
+    /// Begins the time of a lease anew at `now`, unless it is over.
+    pub fn renew(&mut self, id: u64, now: Instant) -> Option<Renewed> {
+        let clock = self.leases.get_mut(&id).filter(|clock| clock.end > now)?;
+        let (old_expiry, old_checkpoint) = (clock.expire_at, clock.checkpoint_at.take());
+        clock.end = later(now, clock.ttl);
+        clock.expire_at = clock.end;
+        clock.checkpoint_at = next_checkpoint(clock, now);
+        self.expiries.remove(&(old_expiry, id));
+        self.expiries.insert((clock.expire_at, id));
+        if let Some(at) = old_checkpoint {
+            self.checkpoints.remove(&(at, id));
+        }
+        self.checkpoints.extend(clock.checkpoint_at.map(|at| (at, id)));
+        let record = (clock.reductions > clock.restored).then(|| {
+            let entry = checkpoint_leases::Entry { lease: id, remaining_ms: millis(clock.ttl), serial: clock.serial };
+            let kind = Kind::CheckpointLeases(CheckpointLeases { leases: vec![entry] });
+            ShardCommand { kind: Some(kind), ..ShardCommand::default() }
+        });
+        Some(Renewed { ttl: clock.ttl, serial: clock.serial, reductions: clock.reductions, record })
+    }
+
+    /// The whole life of a lease is on record again, after so many reductions.
+    pub fn recorded(&mut self, id: u64, serial: u64, reductions: u64) {
+        if let Some(clock) = self.leases.get_mut(&id).filter(|clock| clock.serial == serial) {
+            clock.restored = clock.restored.max(reductions.min(clock.reductions));
+        }
+    }
+
+    /// How long a lease lives, and how much of that is left at `now`; `None` when it is over.
+    pub fn time_of(&self, id: u64, now: Instant) -> Option<(Duration, Duration)> {
+        let clock = self.leases.get(&id).filter(|clock| clock.end > now)?;
+        Some((clock.ttl, clock.end.saturating_duration_since(now)))
+    }
+
+    fn expired(&mut self, now: Instant) -> Vec<(u64, u64)> {
+        let mut expired = Vec::new();
+        for id in first_due(&self.expiries, now) {
             let Some(clock) = self.leases.get_mut(&id) else { continue };
+            expired.push((id, clock.serial));
             self.expiries.remove(&(clock.expire_at, id));
             clock.expire_at = later(now, EXPIRY_RETRY);
             self.expiries.insert((clock.expire_at, id));
@@ -131,15 +189,16 @@ impl Expiry {
                 self.checkpoints.remove(&(at, id));
             }
         }
-        ids
+        expired
     }
 
     fn checkpointable(&mut self, now: Instant) -> Vec<checkpoint_leases::Entry> {
         let mut entries = Vec::new();
         for id in first_due(&self.checkpoints, now) {
             let Some(clock) = self.leases.get_mut(&id) else { continue };
-            let remaining_ms = u64::try_from(clock.end.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);
-            entries.push(checkpoint_leases::Entry { lease: id, remaining_ms });
+            let remaining_ms = millis(clock.end.saturating_duration_since(now));
+            clock.reductions += 1;
+            entries.push(checkpoint_leases::Entry { lease: id, remaining_ms, serial: clock.serial });
             if let Some(at) = clock.checkpoint_at.take() {
                 self.checkpoints.remove(&(at, id));
             }
@@ -165,7 +224,9 @@ impl Expiry {
         self.end(id);
         let end = later(now, Duration::from_millis(terms.remaining_ms.min(TTL_MS_MAX)));
         let ttl = Duration::from_millis(terms.ttl_ms.min(TTL_MS_MAX));
-        let mut clock = LeaseClock { ttl, end, expire_at: end, checkpoint_at: None };
+        let reductions = u64::from(terms.remaining_ms < terms.ttl_ms);
+        let serial = terms.serial;
+        let mut clock = LeaseClock { ttl, serial, reductions, restored: 0, end, expire_at: end, checkpoint_at: None };
         clock.checkpoint_at = next_checkpoint(&clock, now);
         self.expiries.insert((clock.expire_at, id));
         self.checkpoints.extend(clock.checkpoint_at.map(|at| (at, id)));
@@ -192,6 +253,14 @@ impl Expiry {
             self.closes.remove(&(clock.close_at, id));
         }
     }
+}
+
+fn terms_of(id: u64, stored: &StoredLease) -> LeaseTerms {
+    LeaseTerms { ttl_ms: stored.ttl_ms, remaining_ms: stored.remaining_ms, serial: lease::serial(id, stored) }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn first_due(queue: &BTreeSet<(Instant, u64)>, now: Instant) -> Vec<u64> {

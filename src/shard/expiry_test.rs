@@ -38,7 +38,7 @@ fn closed(due: &[ShardCommand]) -> Vec<(u64, u64)> {
 }
 
 fn granted(id: u64, ttl_ms: u64) -> Changes {
-    let terms = LeaseTerms { ttl_ms, remaining_ms: ttl_ms };
+    let terms = LeaseTerms { ttl_ms, remaining_ms: ttl_ms, serial: 1 };
     Changes { leases: [(id, Some(terms))].into(), ..Changes::default() }
 }
 
@@ -230,4 +230,64 @@ proptest! {
             }
         }
     }
+}
+
+fn remaining(command: &ShardCommand) -> Vec<(u64, u64)> {
+    checkpointed(std::slice::from_ref(command))
+}
+
+#[test]
+fn a_renewed_lease_begins_anew_and_its_whole_life_is_put_on_record_if_less_is() {
+    let now = time::now();
+    let mut expiry = Expiry::default();
+    assert!(!expiry.learn(&granted(1, 60_000), now));
+    let renewed = expiry.renew(1, now + 1_000 * MS).unwrap();
+    assert_eq!((renewed.ttl, &renewed.record), (60_000 * MS, &None), "the record says so already");
+    assert_eq!(expiry.time_of(1, now + 2_000 * MS), Some((60_000 * MS, 59_000 * MS)));
+    // A checkpoint on its way may lower the record, whether it was applied or not.
+    assert_eq!(checkpointed(&expiry.due(now + 16_000 * MS)), [(1, 45_000)]);
+    let renewed = expiry.renew(1, now + 17_000 * MS).unwrap();
+    assert_eq!(remaining(renewed.record.as_ref().unwrap()), [(1, 60_000)]);
+    assert!(expiry.renew(1, now + 17_001 * MS).unwrap().record.is_some(), "until it is known to be applied");
+    // Another checkpoint before that: the older confirmation says nothing of it.
+    assert_eq!(checkpointed(&expiry.due(now + 33_000 * MS)).len(), 1);
+    expiry.recorded(1, renewed.serial, renewed.reductions);
+    let again = expiry.renew(1, now + 34_000 * MS).unwrap();
+    assert!(again.record.is_some());
+    expiry.recorded(1, again.serial, again.reductions);
+    assert_eq!(expiry.renew(1, now + 35_000 * MS).unwrap().record, None);
+    assert!(expired(&expiry.due(now + 94_999 * MS)).is_empty());
+    assert_eq!(expired(&expiry.due(now + 95_000 * MS)), [1]);
+    assert_eq!(expiry.renew(1, now + 95_000 * MS), None, "its time is over, whether its end is applied or not");
+}
+
+#[test]
+fn an_id_that_is_given_again_is_another_lease() {
+    let now = time::now();
+    let mut expiry = Expiry::default();
+    let terms = |serial| LeaseTerms { ttl_ms: 1_000, remaining_ms: 1_000, serial };
+    let granted = |serial| Changes { leases: [(7, Some(terms(serial)))].into(), ..Changes::default() };
+    assert!(!expiry.learn(&granted(1), now));
+    let late = now + 900 * MS;
+    assert!(!expiry.learn(&granted(1), late), "what is known begins no time anew");
+    assert_eq!(expiry.time_of(7, late), Some((1_000 * MS, 100 * MS)));
+    assert!(!expiry.learn(&granted(2), late));
+    assert_eq!(expiry.time_of(7, late), Some((1_000 * MS, 1_000 * MS)));
+    let due = expiry.due(late + 1_000 * MS);
+    let Some(Kind::ExpireLeases(expire)) = &due[0].kind else { panic!("{due:?}") };
+    assert_eq!((expire.leases.as_slice(), expire.serials.as_slice()), (&[7][..], &[2][..]));
+}
+
+#[test]
+fn a_leader_that_loads_a_reduced_record_restores_it_with_the_first_renewal() {
+    let mut shard = Shard::default();
+    let grant = crate::proto::internal::v1::GrantLease { lease: 9, ttl_ms: 100_000 };
+    shard.one(command(Kind::GrantLease(grant)));
+    let entry = crate::proto::internal::v1::checkpoint_leases::Entry { lease: 9, remaining_ms: 30_000, serial: 1 };
+    let checkpoint = crate::proto::internal::v1::CheckpointLeases { leases: vec![entry] };
+    shard.one(command(Kind::CheckpointLeases(checkpoint)));
+    let now = time::now();
+    let mut expiry = Expiry::load(&shard.pairs, now).unwrap();
+    assert_eq!(expiry.time_of(9, now), Some((100_000 * MS, 30_000 * MS)));
+    assert_eq!(remaining(&expiry.renew(9, now).unwrap().record.unwrap()), [(9, 100_000)]);
 }

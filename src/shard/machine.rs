@@ -140,6 +140,8 @@ fn execute(state: &mut WriteSet<'_>, scratch: &mut Scratch, command: &ShardComma
         Kind::CloseSessions(close) => sessions::close(state, &mut scratch.changes, close)?,
         Kind::CheckpointLeases(checkpoint) => leases::checkpoint(state, checkpoint)?,
         Kind::ExpireLeases(expire) => leases::expire(state, scratch, expire)?,
+        Kind::GrantLease(grant) => leases::grant(state, scratch, grant)?,
+        Kind::RevokeLease(revoke) => leases::revoke(state, scratch, revoke)?,
         Kind::Compact(compact) => more = compaction::compact(state, compact)?,
         Kind::Fence(raised) => fence::raise(state, raised)?,
     }

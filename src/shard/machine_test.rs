@@ -32,7 +32,7 @@ fn compact(shard: &mut Shard, revision: u64, step_max: u32) -> bool {
 }
 
 fn expire(leases: &[u64]) -> crate::proto::internal::v1::ShardCommand {
-    command(Kind::ExpireLeases(ExpireLeases { leases: leases.to_vec() }))
+    command(Kind::ExpireLeases(ExpireLeases { leases: leases.to_vec(), serials: leases.to_vec() }))
 }
 
 fn close(session_id: u64, seen_sequence: u64, any: bool) -> crate::proto::internal::v1::ShardCommand {
@@ -111,7 +111,7 @@ fn operations_see_those_before_them() {
         .iter()
         .filter_map(|result| match result.kind.as_ref().unwrap() {
             OperationResultKind::Range(range) => Some(range.count),
-            OperationResultKind::Put(_) | OperationResultKind::Delete(_) => None,
+            _ => None,
         })
         .collect();
     assert_eq!(counts, [0, 1]);
@@ -218,9 +218,9 @@ fn a_lease_goes_with_its_key_and_a_late_expiry_finds_nothing() {
     shard.machine.follow_changes();
     shard.ok(txn(vec![put_ttl(b"a", b"1", 500), put_ttl(b"b", b"1", 600), put_ttl(b"c", b"1", 700)]));
     assert_eq!(shard.get(b"b", 0).unwrap().unwrap().lease, 2);
-    let terms = |ms| Some(LeaseTerms { ttl_ms: ms, remaining_ms: ms });
+    let terms = |ms, serial| Some(LeaseTerms { ttl_ms: ms, remaining_ms: ms, serial });
     let changes = shard.machine.take_changes();
-    assert_eq!(changes.leases, [(1, terms(500)), (2, terms(600)), (3, terms(700))].into());
+    assert_eq!(changes.leases, [(1, terms(500, 1)), (2, terms(600, 2)), (3, terms(700, 3))].into());
     shard.ok(txn(vec![put(b"a", b"2"), delete(b"b", b"")]));
     assert_eq!(shard.machine.take_changes().leases, [(1, None), (2, None)].into());
     assert_eq!((shard.pairs_of(0x04), shard.pairs_of(0x05)), (1, 1));
@@ -350,7 +350,7 @@ fn answers_are_bounded() {
         })
         .collect();
     assert_eq!(pages, [(3, 4, true), (0, 4, true)], "both pages share the bytes of one");
-    let put = Put { key: Bytes::from_static(b"a"), value: Bytes::new(), ttl_ms: 0, previous: true };
+    let put = Put { key: Bytes::from_static(b"a"), previous: true, ..Put::default() };
     let result = shard.ok(txn(vec![operation(OperationKind::Put(put))]));
     let Some(OperationResultKind::Put(put)) = result.results[0].kind.clone() else { panic!("expected a put") };
     assert_eq!(put.previous.unwrap().value.len(), value.len());

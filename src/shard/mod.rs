@@ -8,7 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | [`machine`] | applies commands: the way in |
-//! | `txn`, `mutation` | compares and operations; what changing one key writes |
+//! | `txn`, `compare`, `range`, `mutation` | transactions and their parts; what changing one key writes |
 //! | `sessions`, `leases`, `compaction`, [`fence`] | the other commands |
 //! | `blocks` | counts of live keys, so that counting needs no walk |
 //! | [`read`] | get, scan and count at a revision |
@@ -21,6 +21,7 @@ mod blocks;
 pub mod changes;
 pub mod check;
 mod compaction;
+mod compare;
 pub mod digest;
 mod error;
 pub mod expiry;
@@ -29,6 +30,7 @@ mod interval;
 mod leases;
 pub mod machine;
 mod mutation;
+mod range;
 pub mod read;
 mod sessions;
 mod table;
@@ -38,7 +40,7 @@ mod visible;
 pub use changes::Changes;
 pub use check::WriteLimits;
 pub use error::ShardError;
-pub use expiry::Expiry;
+pub use expiry::{Expiry, Renewed};
 pub use interval::Interval;
 pub use machine::ShardMachine;
 

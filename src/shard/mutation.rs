@@ -33,6 +33,16 @@ pub(crate) struct Mutation<'s, 'v> {
     sub: u32,
 }
 
+/// What a put writes.
+pub(crate) struct Write {
+    /// `None` keeps the value that the key has.
+    pub(crate) value: Option<Bytes>,
+    /// Life of an implicit lease, in milliseconds; 0 for none.
+    pub(crate) ttl_ms: u64,
+    /// Lease to attach to, 0 for none; `None` keeps the one that the key has.
+    pub(crate) lease: Option<u64>,
+}
+
 /// The last record of a key, a tombstone perhaps.
 struct Last {
     encoded: Bytes,
@@ -51,19 +61,30 @@ impl<'s, 'v> Mutation<'s, 'v> {
         &*self.state
     }
 
-    /// Writes `key` and answers with the record it replaced. A `ttl_ms` of 0 is for ever.
-    pub(crate) fn put(&mut self, key: &Bytes, value: &Bytes, ttl_ms: u64) -> Result<Option<StoredRecord>, EngineError> {
+    /// Writes `key` and answers with the record it replaced. What is to be kept must be there.
+    pub(crate) fn put(&mut self, key: &Bytes, write: Write) -> Result<Option<StoredRecord>, EngineError> {
         let previous = match self.last(key)? {
             Some(last) => self.supersede(key, last)?,
             None => None,
         };
-        let lease = if ttl_ms == 0 { 0 } else { self.grant(key, ttl_ms)? };
+        let had = previous.as_ref().map_or(0, |record| record.lease);
+        // The new lease first: one that the key keeps must not end in between.
+        let lease = match write.lease {
+            None => had,
+            Some(0) if write.ttl_ms > 0 => self.grant_implicit(write.ttl_ms)?,
+            Some(lease) => lease,
+        };
+        if lease != had {
+            self.attach(key, lease);
+            self.detach(key, had)?;
+        }
+        let value = write.value.or_else(|| previous.as_ref().map(|record| record.value.clone())).unwrap_or_default();
         let (create_revision, version) = match &previous {
             Some(live) => (live.create_revision, live.version.saturating_add(1)),
             None => (self.revision, 1),
         };
         let (mod_revision, sub) = (self.revision, self.sub);
-        let record = StoredRecord { value: value.clone(), create_revision, mod_revision, version, lease, sub };
+        let record = StoredRecord { value, create_revision, mod_revision, version, lease, sub };
         self.write(key, &record, event::Kind::Put);
         if previous.is_none() {
             blocks::add(self.state, &mut self.scratch.hints, key)?;
@@ -76,6 +97,7 @@ impl<'s, 'v> Mutation<'s, 'v> {
     pub(crate) fn delete(&mut self, key: &Bytes) -> Result<Option<StoredRecord>, EngineError> {
         let Some(last) = self.last(key)?.filter(|last| last.record.version > 0) else { return Ok(None) };
         let previous = self.supersede(key, last)?;
+        self.detach(key, previous.as_ref().map_or(0, |record| record.lease))?;
         let tombstone = StoredRecord { mod_revision: self.revision, sub: self.sub, ..StoredRecord::default() };
         self.write(key, &tombstone, event::Kind::Delete);
         blocks::remove(self.state, &mut self.scratch.hints, key)?;
@@ -103,14 +125,10 @@ impl<'s, 'v> Mutation<'s, 'v> {
         Ok(Some(Last { record: latest::decode(&stored, encoded.clone())?, encoded }))
     }
 
-    /// Moves the last record of `key` into history as it is and lets go of its lease; answers with
-    /// the record if it was alive.
+    /// Moves the last record of `key` into history as it is; answers with the record if it was alive.
     fn supersede(&mut self, key: &[u8], last: Last) -> Result<Option<StoredRecord>, EngineError> {
         let Last { record, encoded } = last;
         self.state.put(history::key(key, record.mod_revision), encoded);
-        if record.lease != 0 {
-            self.detach(key, record.lease)?;
-        }
         Ok(Some(record).filter(|record| record.version > 0))
     }
 
@@ -121,18 +139,44 @@ impl<'s, 'v> Mutation<'s, 'v> {
         self.sub = self.sub.saturating_add(1);
     }
 
-    fn grant(&mut self, key: &Bytes, ttl_ms: u64) -> Result<u64, EngineError> {
-        let id = meta::draw(self.state, Field::NextLease)?;
-        self.state.put(lease::key(id), encode(&StoredLease { ttl_ms, remaining_ms: ttl_ms, implicit: true }));
-        self.state.put(lease_key::key(id, key), Bytes::new());
-        self.scratch.changes.leases.insert(id, Some(LeaseTerms { ttl_ms, remaining_ms: ttl_ms }));
+    /// Grants a lease of an id of the shard's own, which none has now.
+    fn grant_implicit(&mut self, ttl_ms: u64) -> Result<u64, EngineError> {
+        let mut id = meta::draw(self.state, Field::NextLease)?;
+        while lease::get(self.state, id)?.is_some() {
+            id = meta::draw(self.state, Field::NextLease)?;
+        }
+        self.begin_lease(id, StoredLease { ttl_ms, remaining_ms: ttl_ms, implicit: true, serial: 0 });
         Ok(id)
     }
 
-    /// An implicit lease goes with its key; another one stays for its other keys.
+    /// Grants a lease of a chosen id, which none has now.
+    pub(crate) fn grant(&mut self, id: u64, ttl_ms: u64) -> Result<(), EngineError> {
+        let serial = meta::draw(self.state, Field::NextLease)?;
+        self.begin_lease(id, StoredLease { ttl_ms, remaining_ms: ttl_ms, implicit: false, serial });
+        Ok(())
+    }
+
+    fn begin_lease(&mut self, id: u64, lease: StoredLease) {
+        let (ttl_ms, remaining_ms, serial) = (lease.ttl_ms, lease.remaining_ms, lease::serial(id, &lease));
+        self.state.put(lease::key(id), encode(&lease));
+        self.scratch.changes.leases.insert(id, Some(LeaseTerms { ttl_ms, remaining_ms, serial }));
+    }
+
+    fn attach(&mut self, key: &[u8], id: u64) {
+        if id != 0 {
+            self.state.put(lease_key::key(id, key), Bytes::new());
+        }
+    }
+
+    /// An implicit lease goes with its last key; another one stays.
     fn detach(&mut self, key: &[u8], id: u64) -> Result<(), EngineError> {
+        if id == 0 {
+            return Ok(());
+        }
         self.state.delete(lease_key::key(id, key));
-        if lease::get(self.state, id)?.is_some_and(|lease| lease.implicit) {
+        if lease::get(self.state, id)?.is_some_and(|lease| lease.implicit)
+            && lease_key::attached(self.state, id).next().is_none()
+        {
             self.end_lease(id);
         }
         Ok(())

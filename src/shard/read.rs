@@ -1,13 +1,15 @@
-//! Reads: a record, a page of records, or a count, at the present or at an old revision.
+//! Reads: records, pages of them, counts, transactions that write nothing, and leases.
 
 use super::Interval;
 use super::blocks;
 use super::error::{ShardError, compacted, future, invalid};
-use super::table::meta;
+use super::table::{lease, lease_key, meta};
+use super::txn;
 use super::visible::{self, At, Wanted, public};
-use crate::proto::internal::v1::shard_read::{Count, Get, Kind, Scan};
+use crate::proto::internal::v1::shard_read::{Count, Get, Kind, Lease, Scan};
 use crate::proto::internal::v1::shard_read_result::{
-    Count as CountResult, Get as GetResult, Kind as ResultKind, Scan as ScanResult,
+    Count as CountResult, Get as GetResult, Kind as ResultKind, Lease as LeaseResult, Leases as LeasesResult,
+    Scan as ScanResult,
 };
 use crate::proto::internal::v1::{ShardRead, ShardReadResult};
 use crate::storage::engine::{Direction, EngineError, View};
@@ -23,7 +25,10 @@ pub fn execute(view: &dyn View, read: &ShardRead) -> Result<ShardReadResult, Eng
         Some(Kind::Get(read)) => get(view, read, present).map(ResultKind::Get),
         Some(Kind::Scan(read)) => scan(view, read, present).map(ResultKind::Scan),
         Some(Kind::Count(read)) => count(view, read, present).map(ResultKind::Count),
-        None => Err(invalid("the read says neither get, scan nor count: set one").into()),
+        Some(Kind::Transaction(read)) => txn::read(view, read).map(ResultKind::Transaction),
+        Some(Kind::Lease(read)) => lease(view, read).map(ResultKind::Lease),
+        Some(Kind::Leases(_)) => leases(view).map(ResultKind::Leases),
+        None => Err(invalid("the read has no known kind: set one").into()),
     };
     let kind = match kind {
         Ok(kind) => kind,
@@ -54,6 +59,17 @@ fn scan(view: &dyn View, read: &Scan, present: u64) -> Result<ScanResult, ShardE
     Ok(ScanResult { records: page.records, more: page.more, revision })
 }
 
+fn lease(view: &dyn View, read: &Lease) -> Result<LeaseResult, ShardError> {
+    let Some(found) = lease::get(view, read.lease)? else { return Ok(LeaseResult::default()) };
+    let keys = if read.keys { lease_key::attached(view, read.lease).collect::<Result<_, _>>()? } else { Vec::new() };
+    Ok(LeaseResult { ttl_ms: found.ttl_ms, keys })
+}
+
+fn leases(view: &dyn View) -> Result<LeasesResult, ShardError> {
+    let leases = lease::all(view).map(|stored| stored.map(|(id, _)| id)).collect::<Result<_, _>>()?;
+    Ok(LeasesResult { leases })
+}
+
 fn count(view: &dyn View, read: &Count, present: u64) -> Result<CountResult, ShardError> {
     let interval = Interval::of_scan(&read.start, &read.end);
     let count = match at(view, read.revision, present)? {
@@ -64,7 +80,7 @@ fn count(view: &dyn View, read: &Count, present: u64) -> Result<CountResult, Sha
 }
 
 /// When a read of `revision` looks; 0 and the present one are the same.
-fn at(view: &dyn View, revision: u64, present: u64) -> Result<At, ShardError> {
+pub(super) fn at(view: &dyn View, revision: u64, present: u64) -> Result<At, ShardError> {
     if revision == 0 || revision == present {
         return Ok(At::Present);
     }

@@ -147,7 +147,7 @@ pub(crate) fn put(key: &[u8], value: &[u8]) -> Operation {
 
 pub(crate) fn put_ttl(key: &[u8], value: &[u8], ttl_ms: u64) -> Operation {
     let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
-    operation(OperationKind::Put(Put { key, value, ttl_ms, previous: false }))
+    operation(OperationKind::Put(Put { key, value, ttl_ms, ..Put::default() }))
 }
 
 pub(crate) fn delete(key: &[u8], range_end: &[u8]) -> Operation {
@@ -156,5 +156,10 @@ pub(crate) fn delete(key: &[u8], range_end: &[u8]) -> Operation {
 }
 
 pub(crate) fn compare(key: &[u8], relation: compare::Relation, operand: compare::Operand) -> Compare {
-    Compare { key: Bytes::copy_from_slice(key), relation: relation.into(), operand: Some(operand) }
+    Compare {
+        key: Bytes::copy_from_slice(key),
+        relation: relation.into(),
+        operand: Some(operand),
+        range_end: Bytes::new(),
+    }
 }

@@ -17,6 +17,8 @@ pub const PEER_FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 /// Operations in a branch of a transaction, or compares.
 pub const TXN_OPERATIONS_MAX: usize = 128;
+/// Transactions within transactions, the outermost counted.
+pub const TXN_DEPTH_MAX: usize = 16;
 /// Operations in a batch request.
 pub const BATCH_OPERATIONS_MAX: usize = 128;
 /// Records in a page.
@@ -45,6 +47,10 @@ pub const SESSION_TTL_MIN: Duration = Duration::from_secs(1);
 pub const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longest time to live of a key: 100 years.
 pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
+/// Highest id of a lease: etcd's clients know them as signed numbers.
+pub const LEASE_ID_MAX: u64 = i64::MAX as u64;
+/// Events that one entry of a compaction looks at.
+pub const COMPACTION_STEP: u32 = 1_000;
 /// Leases and sessions that end with one entry.
 pub const EXPIRY_BATCH_MAX: usize = 128;
 /// Time a request may take when its caller set no deadline.

@@ -235,6 +235,7 @@ impl Registers {
             Kind::Delete(delete) if delete.deleted > 0 => Some(Before::Present(None)),
             Kind::Delete(_) => Some(Before::Absent),
             Kind::Range(range) => self.before(key, range.records.first(), setup),
+            Kind::Transaction(_) => None,
         }
     }
 }

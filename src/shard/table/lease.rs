@@ -14,6 +14,11 @@ pub(crate) fn get(view: &dyn View, lease: u64) -> Result<Option<StoredLease>, En
     Table::Lease.get(view, &key(lease))
 }
 
+/// Which lease of its id this is. The shard gives the id of an implicit lease only once.
+pub(crate) fn serial(id: u64, lease: &StoredLease) -> u64 {
+    if lease.implicit { id } else { lease.serial }
+}
+
 /// All leases, ascending.
 pub(crate) fn all(view: &dyn View) -> impl Iterator<Item = Result<(u64, StoredLease), EngineError>> + '_ {
     Bounds::whole(Table::Lease).scan(view, Direction::Forward).map(|pair| {

@@ -13,10 +13,10 @@ pub(crate) fn key(lease: u64, user_key: &[u8]) -> Bytes {
 }
 
 /// The keys attached to `lease`, in order.
-pub(crate) fn attached(view: &dyn View, lease: u64) -> Result<Vec<Bytes>, EngineError> {
+pub(crate) fn attached(view: &dyn View, lease: u64) -> impl Iterator<Item = Result<Bytes, EngineError>> + '_ {
     let end = lease.checked_add(1).map_or_else(|| Table::LeaseKey.end(), |next| key(next, &[]));
     let pairs = Bounds { start: key(lease, &[]), end }.scan(view, Direction::Forward);
-    pairs.map(|pair| Ok(Table::LeaseKey.strip_number(&pair?.0)?.1)).collect()
+    pairs.map(|pair| Ok(Table::LeaseKey.strip_number(&pair?.0)?.1))
 }
 
 #[cfg(test)]

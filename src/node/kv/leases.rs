@@ -1,0 +1,133 @@
+//! Requests on a shard as a whole: its leases, and its history.
+
+use super::{Kv, only_shard, unexpected};
+use crate::env::chance;
+use crate::env::time::Instant;
+use crate::node::Failure;
+use crate::node::near::Level;
+use crate::proto::internal::{
+    Compact, GrantLease, RevokeLease, command_result, shard_command, shard_read, shard_read_result,
+};
+use crate::proto::v1::{self, ErrorCode};
+use crate::types::limits::{COMPACTION_STEP, LEASE_ID_MAX};
+
+impl Kv {
+    pub(in crate::node) async fn compact(
+        &self,
+        request: v1::CompactRequest,
+        deadline: Instant,
+    ) -> Result<v1::CompactResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        loop {
+            let compact = Compact { revision: request.revision, step_max: COMPACTION_STEP };
+            let executed = self.command_of(&map, shard, shard_command::Kind::Compact(compact), deadline).await?;
+            match executed.result.kind {
+                // What is left the shard's leader goes on with by itself.
+                Some(command_result::Kind::Done(done)) if request.wait && done.more => {}
+                Some(command_result::Kind::Done(_)) => {
+                    return Ok(v1::CompactResponse { header: Some(executed.header) });
+                }
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    pub(in crate::node) async fn grant_lease(
+        &self,
+        request: v1::GrantLeaseRequest,
+        deadline: Instant,
+    ) -> Result<v1::GrantLeaseResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        if request.lease > LEASE_ID_MAX {
+            let message = format!("lease {} is more than {LEASE_ID_MAX}: choose a smaller id", request.lease);
+            return Err(Failure::refused(ErrorCode::InvalidArgument, message));
+        }
+        loop {
+            let lease = if request.lease == 0 { (chance::bits() & LEASE_ID_MAX).max(1) } else { request.lease };
+            let grant = shard_command::Kind::GrantLease(GrantLease { lease, ttl_ms: request.ttl_ms });
+            match self.command_of(&map, shard, grant, deadline).await {
+                Ok(executed) => {
+                    let (header, ttl_ms) = (Some(executed.header), request.ttl_ms);
+                    return Ok(v1::GrantLeaseResponse { header, lease, ttl_ms });
+                }
+                // Somebody has the id that was drawn.
+                Err(failure) if request.lease == 0 && failure.detail.code() == ErrorCode::AlreadyExists => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    pub(in crate::node) async fn revoke_lease(
+        &self,
+        request: v1::RevokeLeaseRequest,
+        deadline: Instant,
+    ) -> Result<v1::RevokeLeaseResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        let revoke = shard_command::Kind::RevokeLease(RevokeLease { lease: request.lease });
+        let executed = self.command_of(&map, shard, revoke, deadline).await?;
+        Ok(v1::RevokeLeaseResponse { header: Some(executed.header) })
+    }
+
+    pub(in crate::node) async fn renew_lease(
+        &self,
+        request: v1::RenewLeaseRequest,
+        deadline: Instant,
+    ) -> Result<v1::RenewLeaseResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        let timed = self.router.renew_lease(shard.id, request.lease, deadline).await?;
+        if timed.ttl_ms == 0 {
+            return Err(no_lease(request.lease));
+        }
+        Ok(v1::RenewLeaseResponse { header: Some(self.bare_header(&map, shard)), ttl_ms: timed.ttl_ms })
+    }
+
+    pub(in crate::node) async fn lease_time(
+        &self,
+        request: v1::LeaseTimeRequest,
+        deadline: Instant,
+    ) -> Result<v1::LeaseTimeResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        let timed = self.router.lease_time(shard.id, request.lease, deadline).await?;
+        let read = shard_read::Lease { lease: request.lease, keys: request.keys };
+        let read = self.read(&map, shard, shard_read::Kind::Lease(read), Level::Leader, deadline).await?;
+        match read.result.kind {
+            Some(shard_read_result::Kind::Lease(lease)) if timed.ttl_ms > 0 && lease.ttl_ms > 0 => {
+                Ok(v1::LeaseTimeResponse {
+                    header: Some(read.header),
+                    ttl_ms: timed.ttl_ms,
+                    remaining_ms: timed.remaining_ms,
+                    keys: lease.keys,
+                })
+            }
+            Some(shard_read_result::Kind::Lease(_)) => Err(no_lease(request.lease)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(in crate::node) async fn leases(
+        &self,
+        request: v1::LeasesRequest,
+        deadline: Instant,
+    ) -> Result<v1::LeasesResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        let leases = shard_read::Kind::Leases(shard_read::Leases {});
+        let read = self.read(&map, shard, leases, Level::Leader, deadline).await?;
+        match read.result.kind {
+            Some(shard_read_result::Kind::Leases(leases)) => {
+                Ok(v1::LeasesResponse { header: Some(read.header), leases: leases.leases })
+            }
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn no_lease(lease: u64) -> Failure {
+    let message = format!("lease {lease} does not exist, or its time is over: grant another one");
+    Failure::refused(ErrorCode::LeaseNotFound, message)
+}

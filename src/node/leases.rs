@@ -1,0 +1,118 @@
+//! The leases of a shard whose leader runs here: their time, begun anew and asked for.
+//!
+//! A leader tells an owner nothing that another leader may contradict: what it says it confirms with a
+//! majority after it has done it, and what the next leader must know is on record before.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prost::Message;
+
+use crate::env::time::{self, Instant};
+use crate::proto::internal::LeaseTimed;
+use crate::proto::v1::{ErrorCode, Outcome};
+use crate::raft::Group;
+use crate::shard::{Expiry, Renewed, ShardMachine};
+use crate::storage::engine::EngineError;
+use crate::types::GroupId;
+
+use super::Failure;
+use super::execute::{propose_failure, read_failure};
+use super::router::no_leader;
+
+/// The time of a shard's leases while its leader runs here.
+pub(super) struct Leases {
+    pub(super) id: GroupId,
+    pub(super) group: Group,
+    pub(super) machine: Arc<ShardMachine>,
+    /// `None` while another replica leads, or none.
+    expiry: Mutex<Option<Expiry>>,
+}
+
+impl Leases {
+    pub(super) fn new(id: GroupId, group: Group, machine: Arc<ShardMachine>) -> Self {
+        Self { id, group, machine, expiry: Mutex::default() }
+    }
+
+    /// Begins to count, from what is on record.
+    pub(super) fn begin(&self) -> Result<(), EngineError> {
+        // Changes first, or one that comes in between would be lost.
+        self.machine.follow_changes();
+        *self.expiry.lock() = Some(Expiry::load(&*self.group.view()?, time::now())?);
+        Ok(())
+    }
+
+    /// Counts no longer.
+    pub(super) fn end(&self) {
+        *self.expiry.lock() = None;
+        self.machine.unfollow_changes();
+    }
+
+    /// Does something with the times as they are now; `None` while nothing is counted here.
+    pub(super) fn counted<R>(&self, act: impl FnOnce(&mut Expiry, Instant) -> R) -> Result<Option<R>, EngineError> {
+        let mut held = self.expiry.lock();
+        let Some(expiry) = held.as_mut() else { return Ok(None) };
+        if expiry.learn(&self.machine.take_changes(), time::now()) {
+            *expiry = Expiry::load(&*self.group.view()?, time::now())?;
+        }
+        Ok(Some(act(expiry, time::now())))
+    }
+
+    /// Begins the time of a lease anew.
+    pub(super) async fn renew(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
+        let Some(renewed) = self.ask(|expiry, now| expiry.renew(lease, now))? else {
+            return self.gone(lease, deadline).await;
+        };
+        let Renewed { ttl, serial, reductions, record } = renewed;
+        if let Some(record) = record {
+            let recorded = self.group.propose(record.encode_to_vec().into(), deadline).await;
+            recorded.map_err(|error| {
+                // Nothing that its owner could see has changed, whatever became of the record.
+                let mut failure = propose_failure(self.id, error);
+                failure.detail.set_outcome(Outcome::NotApplied);
+                failure
+            })?;
+            self.ask(|expiry, _| expiry.recorded(lease, serial, reductions))?;
+        }
+        self.confirm(deadline).await?;
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        Ok(LeaseTimed { ttl_ms, remaining_ms: ttl_ms })
+    }
+
+    /// How much time a lease has left.
+    pub(super) async fn time_of(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
+        self.confirm(deadline).await?;
+        let Some((ttl, remaining)) = self.ask(|expiry, now| expiry.time_of(lease, now))? else {
+            return Ok(LeaseTimed::default());
+        };
+        let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Ok(LeaseTimed { ttl_ms: ms(ttl), remaining_ms: ms(remaining) })
+    }
+
+    /// A lease that is not counted is none, if this replica still leads and shows everything.
+    async fn gone(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
+        self.confirm(deadline).await?;
+        if self.ask(|expiry, now| expiry.time_of(lease, now))?.is_some() {
+            return Err(Failure::retry(
+                ErrorCode::Unavailable,
+                format!("lease {lease} has just been granted; try again"),
+            ));
+        }
+        Ok(LeaseTimed::default())
+    }
+
+    fn ask<R>(&self, act: impl FnOnce(&mut Expiry, Instant) -> R) -> Result<R, Failure> {
+        match self.counted(act) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(no_leader(self.id, Some("it does not count its leases yet"))),
+            Err(error) => {
+                let message = format!("the leases of shard {} cannot be read: {error}", self.id.0);
+                Err(Failure::refused(ErrorCode::Internal, message))
+            }
+        }
+    }
+
+    async fn confirm(&self, deadline: Instant) -> Result<(), Failure> {
+        self.group.read_index(deadline).await.map(|_| ()).map_err(|error| read_failure(self.id, &error))
+    }
+}
