@@ -2,8 +2,13 @@
 
 use std::error::Error;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 16] = [
     "google/rpc/status.proto",
+    "etcd/kv.proto",
+    "etcd/auth.proto",
+    "etcd/rpc.proto",
+    "etcd/lock.proto",
+    "etcd/election.proto",
     "quorate/v1/error.proto",
     "quorate/v1/kv.proto",
     "quorate/v1/lease.proto",

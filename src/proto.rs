@@ -1,11 +1,11 @@
-//! Generated wire and storage types: the public API and what nodes say, replicate and store.
+//! Generated wire and storage types: the public APIs and what nodes say, replicate and store.
 
 mod map;
 
-pub use generated::{internal, rpc, v1};
+pub use generated::{etcd, internal, rpc, v1};
 pub use map::MalformedMap;
 
-/// Encoded `FileDescriptorSet` of the public API, for gRPC reflection.
+/// Encoded `FileDescriptorSet` of the public APIs, for gRPC reflection.
 pub const REFLECTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
 
 #[allow(
@@ -29,6 +29,25 @@ mod generated {
         pub use v1::*;
         pub mod v1 {
             tonic::include_proto!("quorate.internal.v1");
+        }
+    }
+
+    /// The v3 API of etcd. Its packages name each other as siblings.
+    pub mod etcd {
+        pub mod mvccpb {
+            tonic::include_proto!("mvccpb");
+        }
+        pub mod authpb {
+            tonic::include_proto!("authpb");
+        }
+        pub mod etcdserverpb {
+            tonic::include_proto!("etcdserverpb");
+        }
+        pub mod v3lockpb {
+            tonic::include_proto!("v3lockpb");
+        }
+        pub mod v3electionpb {
+            tonic::include_proto!("v3electionpb");
         }
     }
 
