@@ -232,6 +232,10 @@ async fn step(router: &Router, map: &ShardMap, operation: &Operation, note: &mut
             router.transfer_leader(operation.shard, heir, deadline).await?;
             return Ok("the leader moves off the replica that goes".to_owned());
         }
+        // Where nobody else votes, the new replica does before the old one goes, so that it can lead then.
+        let leads = remove == Some(state.leader_replica_id);
+        let both = add.filter(|_| leads && !votes);
+        let wanted = both.map_or(wanted, |add| voters.iter().copied().chain([add]).collect());
         let replica_ids = wanted.into_iter().collect();
         group.change(&voters, Change::SetVoters(Voters { replica_ids })).await?;
         return Ok("the votes change".to_owned());

@@ -301,8 +301,11 @@ impl Router {
         }
         let map = self.map.borrow();
         let replicas = map.shards.get(&id).map(|shard| shard.replicas.as_slice()).unwrap_or_default();
-        let others: Vec<_> = replicas.iter().filter(|replica| replica.voter && replica.node != self.node).collect();
-        chance::pick(&others).map_or(Place::Nowhere, |replica| Place::There(replica.node))
+        let others: Vec<_> = replicas.iter().filter(|replica| replica.node != self.node).collect();
+        let voters: Vec<_> = others.iter().copied().filter(|replica| replica.voter).collect();
+        // One that gets its vote while the map is not told yet may lead, and be the only one to.
+        let asked = chance::pick(&voters).or_else(|| chance::pick(&others));
+        asked.map_or(Place::Nowhere, |replica| Place::There(replica.node))
     }
 
     /// Executes a request on a group that this node is believed to lead.

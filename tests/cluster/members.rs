@@ -1,6 +1,6 @@
 //! Members that join, leave and take each other's place while the cluster serves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -221,4 +221,34 @@ async fn changes_of_members_that_make_no_sense_are_refused() {
     let members = client.members().await.unwrap().members;
     assert!(members.iter().any(|node| node.name == "n4" && node.standing() == NodeStanding::Awaited));
     assert_eq!(cluster.kvctl(&["member", "remove", "n4"]).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_replica_of_a_shard_moves_and_moves_again() {
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (code, _, said) = cluster.kvctl(&["keyspace", "create", "cache", "--hash", "4", "--replicas", "1"]);
+    assert_eq!(code, 0, "{said}");
+    let cache = client.with_keyspace("cache");
+    fill(&cache, "k", 0..100, 20).await;
+    for name in ["n2", "n3"] {
+        let at = cluster.add(name, 0, &[]);
+        cluster.nodes[at].start();
+    }
+    cluster.wait_ready().await;
+    let spread = || async {
+        let map = client.map().await.ok()?;
+        let cache = map.keyspace("cache")?.id;
+        let homes: Vec<_> = map.shards_of(cache).map(|shard| shard.replicas.clone()).collect();
+        let nodes: BTreeSet<_> = homes.iter().flatten().map(|replica| replica.node).collect();
+        (nodes.len() > 1 && map.operations.is_empty() && homes.iter().all(|home| home.len() == 1)).then_some(())
+    };
+    eventually("the shards are spread", spread).await;
+    cluster.wait_ready().await;
+    check_filled(&cache, "k", 0..100, 20).await;
+    fill(&cache, "k", 100..150, 20).await;
+    // The node that all began on goes, and so does what it still had.
+    let (code, _, said) = cluster.kvctl(&["member", "remove", "n1"]);
+    assert_eq!(code, 0, "{said}");
+    check_filled(&cache, "k", 0..150, 20).await;
 }
