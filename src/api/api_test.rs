@@ -19,7 +19,7 @@ use super::watchers::Watchers;
 use super::{Api, ApiError};
 use crate::env::net::{BoxFuture, Listener, Network, Stream, TcpNetwork};
 use crate::env::time::{self, Instant};
-use crate::node::{Failure, Readiness, Service, Telemetry};
+use crate::node::{Failure, OnlyShard, Readiness, Service, Telemetry};
 use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::kv_client::KvClient;
 use crate::proto::v1::{self, ErrorCode, ErrorDetail, Outcome};
@@ -101,6 +101,18 @@ impl Service for Fake {
         remove_member: RemoveMemberRequest -> RemoveMemberResponse;
         create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
         drop_keyspace: DropKeyspaceRequest -> DropKeyspaceResponse;
+    }
+
+    fn only_shard(&self, _: &str) -> Result<OnlyShard, Failure> {
+        Ok(OnlyShard::default())
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        (1, 1)
+    }
+
+    fn speaks_tls(&self) -> (bool, bool) {
+        (false, false)
     }
 
     fn members(&self) -> v1::MembersResponse {

@@ -36,21 +36,23 @@ pub(super) struct Method {
     /// Whether it takes one of the node's places for requests in flight. What operators need to see
     /// into an overloaded node, and clients to leave it, does not.
     pub(super) placed: bool,
+    /// Whether its clients are etcd's, and its failures said in etcd's words.
+    pub(super) etcd: bool,
 }
 
 const fn read(path: &'static str, label: &'static str) -> Method {
-    Method { path, label, write: false, placed: true }
+    Method { path, label, write: false, placed: true, etcd: false }
 }
 
 const fn write(path: &'static str, label: &'static str) -> Method {
-    Method { path, label, write: true, placed: true }
+    Method { path, label, write: true, placed: true, etcd: false }
 }
 
 const fn look(path: &'static str, label: &'static str) -> Method {
-    Method { path, label, write: false, placed: false }
+    Method { path, label, write: false, placed: false, etcd: false }
 }
 
-const METHODS: [Method; 28] = [
+const METHODS: [Method; 68] = [
     read("/quorate.v1.Kv/Get", "Kv.Get"),
     write("/quorate.v1.Kv/Put", "Kv.Put"),
     write("/quorate.v1.Kv/Delete", "Kv.Delete"),
@@ -79,9 +81,53 @@ const METHODS: [Method; 28] = [
     write("/quorate.v1.Admin/RemoveMember", "Admin.RemoveMember"),
     write("/quorate.v1.Admin/CreateKeyspace", "Admin.CreateKeyspace"),
     write("/quorate.v1.Admin/DropKeyspace", "Admin.DropKeyspace"),
+    read("/etcdserverpb.KV/Range", "etcd.KV.Range").for_etcd(),
+    write("/etcdserverpb.KV/Put", "etcd.KV.Put").for_etcd(),
+    write("/etcdserverpb.KV/DeleteRange", "etcd.KV.DeleteRange").for_etcd(),
+    write("/etcdserverpb.KV/Txn", "etcd.KV.Txn").for_etcd(),
+    write("/etcdserverpb.KV/Compact", "etcd.KV.Compact").for_etcd(),
+    write("/etcdserverpb.Lease/LeaseGrant", "etcd.Lease.LeaseGrant").for_etcd(),
+    write("/etcdserverpb.Lease/LeaseRevoke", "etcd.Lease.LeaseRevoke").for_etcd(),
+    look("/etcdserverpb.Lease/LeaseKeepAlive", "etcd.Lease.LeaseKeepAlive").for_etcd(),
+    read("/etcdserverpb.Lease/LeaseTimeToLive", "etcd.Lease.LeaseTimeToLive").for_etcd(),
+    read("/etcdserverpb.Lease/LeaseLeases", "etcd.Lease.LeaseLeases").for_etcd(),
+    look("/etcdserverpb.Cluster/MemberAdd", "etcd.Cluster.MemberAdd").for_etcd(),
+    write("/etcdserverpb.Cluster/MemberRemove", "etcd.Cluster.MemberRemove").for_etcd(),
+    look("/etcdserverpb.Cluster/MemberUpdate", "etcd.Cluster.MemberUpdate").for_etcd(),
+    look("/etcdserverpb.Cluster/MemberList", "etcd.Cluster.MemberList").for_etcd(),
+    look("/etcdserverpb.Cluster/MemberPromote", "etcd.Cluster.MemberPromote").for_etcd(),
+    look("/etcdserverpb.Maintenance/Alarm", "etcd.Maintenance.Alarm").for_etcd(),
+    look("/etcdserverpb.Maintenance/Status", "etcd.Maintenance.Status").for_etcd(),
+    look("/etcdserverpb.Maintenance/Defragment", "etcd.Maintenance.Defragment").for_etcd(),
+    look("/etcdserverpb.Maintenance/Hash", "etcd.Maintenance.Hash").for_etcd(),
+    look("/etcdserverpb.Maintenance/HashKV", "etcd.Maintenance.HashKV").for_etcd(),
+    look("/etcdserverpb.Maintenance/Snapshot", "etcd.Maintenance.Snapshot").for_etcd(),
+    write("/etcdserverpb.Maintenance/MoveLeader", "etcd.Maintenance.MoveLeader").for_etcd(),
+    look("/etcdserverpb.Maintenance/Downgrade", "etcd.Maintenance.Downgrade").for_etcd(),
+    look("/etcdserverpb.Auth/AuthEnable", "etcd.Auth.AuthEnable").for_etcd(),
+    look("/etcdserverpb.Auth/AuthDisable", "etcd.Auth.AuthDisable").for_etcd(),
+    look("/etcdserverpb.Auth/AuthStatus", "etcd.Auth.AuthStatus").for_etcd(),
+    look("/etcdserverpb.Auth/Authenticate", "etcd.Auth.Authenticate").for_etcd(),
+    look("/etcdserverpb.Auth/UserAdd", "etcd.Auth.UserAdd").for_etcd(),
+    look("/etcdserverpb.Auth/UserGet", "etcd.Auth.UserGet").for_etcd(),
+    look("/etcdserverpb.Auth/UserList", "etcd.Auth.UserList").for_etcd(),
+    look("/etcdserverpb.Auth/UserDelete", "etcd.Auth.UserDelete").for_etcd(),
+    look("/etcdserverpb.Auth/UserChangePassword", "etcd.Auth.UserChangePassword").for_etcd(),
+    look("/etcdserverpb.Auth/UserGrantRole", "etcd.Auth.UserGrantRole").for_etcd(),
+    look("/etcdserverpb.Auth/UserRevokeRole", "etcd.Auth.UserRevokeRole").for_etcd(),
+    look("/etcdserverpb.Auth/RoleAdd", "etcd.Auth.RoleAdd").for_etcd(),
+    look("/etcdserverpb.Auth/RoleGet", "etcd.Auth.RoleGet").for_etcd(),
+    look("/etcdserverpb.Auth/RoleList", "etcd.Auth.RoleList").for_etcd(),
+    look("/etcdserverpb.Auth/RoleDelete", "etcd.Auth.RoleDelete").for_etcd(),
+    look("/etcdserverpb.Auth/RoleGrantPermission", "etcd.Auth.RoleGrantPermission").for_etcd(),
+    look("/etcdserverpb.Auth/RoleRevokePermission", "etcd.Auth.RoleRevokePermission").for_etcd(),
 ];
 
 impl Method {
+    const fn for_etcd(self) -> Self {
+        Self { etcd: true, ..self }
+    }
+
     /// The method under `path`; `None` when there is none.
     pub(super) fn find(path: &str) -> Option<&'static Self> {
         METHODS.iter().find(|method| method.path == path)
@@ -280,7 +326,8 @@ mod tests {
             }
         }
         paths.sort();
-        let mut known: Vec<_> = METHODS.iter().map(|method| method.path.to_owned()).collect();
+        let ours = METHODS.iter().filter(|method| !method.etcd);
+        let mut known: Vec<_> = ours.map(|method| method.path.to_owned()).collect();
         known.sort();
         assert_eq!(paths, known);
     }

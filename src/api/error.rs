@@ -37,7 +37,7 @@ pub fn code(detail: &ErrorDetail) -> Code {
 
 fn usual_code(detail: &ErrorDetail) -> Code {
     match detail.code() {
-        ErrorCode::InvalidArgument | ErrorCode::PageToken => Code::InvalidArgument,
+        ErrorCode::InvalidArgument | ErrorCode::PageToken | ErrorCode::DuplicateKey => Code::InvalidArgument,
         // What waiting may mend is a resource; what it cannot is the caller's request.
         ErrorCode::LimitExceeded if detail.retryable => Code::ResourceExhausted,
         ErrorCode::LimitExceeded => Code::InvalidArgument,
@@ -82,6 +82,7 @@ pub fn label(code: ErrorCode) -> &'static str {
         ErrorCode::AlreadyExists => "already_exists",
         ErrorCode::TooStale => "too_stale",
         ErrorCode::KeyNotFound => "key_not_found",
+        ErrorCode::DuplicateKey => "duplicate_key",
     }
 }
 
@@ -113,7 +114,7 @@ mod tests {
     use crate::proto::rpc;
     use crate::proto::v1::{ErrorCode, ErrorDetail};
 
-    const CODES: [(ErrorCode, Code); 22] = [
+    const CODES: [(ErrorCode, Code); 24] = [
         (ErrorCode::Unspecified, Code::Internal),
         (ErrorCode::InvalidArgument, Code::InvalidArgument),
         (ErrorCode::LimitExceeded, Code::InvalidArgument),
@@ -136,6 +137,8 @@ mod tests {
         (ErrorCode::LeaseNotFound, Code::NotFound),
         (ErrorCode::AlreadyExists, Code::AlreadyExists),
         (ErrorCode::TooStale, Code::Unavailable),
+        (ErrorCode::KeyNotFound, Code::NotFound),
+        (ErrorCode::DuplicateKey, Code::InvalidArgument),
     ];
 
     #[test]

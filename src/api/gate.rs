@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tracing::Instrument;
 
 use super::call::{Call, Method, deadline};
-use super::error;
+use super::{error, etcd};
 use crate::env::time::{self, Instant};
 use crate::node::{Failure, Served, Telemetry};
 use crate::proto::v1::ErrorCode;
@@ -88,7 +88,8 @@ pub(super) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: 
         Err(failure) => {
             count.outcome = error::label(failure.detail.code());
             tracing::debug!(%failure, "refused");
-            error::status(&failure).into_http()
+            let status = if method.etcd { etcd::error::status(&failure) } else { error::status(&failure) };
+            status.into_http()
         }
     };
     tracing::debug!(outcome = count.outcome, "answered");

@@ -6,6 +6,7 @@
 
 mod call;
 pub mod error;
+mod etcd;
 mod face;
 mod gate;
 mod health;
@@ -35,11 +36,19 @@ use crate::env::net::Listener;
 use crate::env::tls::ServerTls;
 use crate::node::{Service, Telemetry};
 use crate::proto::REFLECTION;
+use crate::proto::etcd::etcdserverpb::auth_server::AuthServer;
+use crate::proto::etcd::etcdserverpb::cluster_server::ClusterServer as EtcdClusterServer;
+use crate::proto::etcd::etcdserverpb::kv_server::KvServer as KVServer;
+use crate::proto::etcd::etcdserverpb::lease_server::LeaseServer as EtcdLeaseServer;
+use crate::proto::etcd::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::v1::admin_server::AdminServer;
 use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::kv_server::KvServer;
 use crate::proto::v1::lease_server::LeaseServer;
 use crate::types::limits;
+
+/// Largest message to a client of etcd's API: what an answer may hold, and its framing.
+const ETCD_ANSWER_MAX: usize = limits::ETCD_RESPONSE_BYTES_MAX + 64 * 1024;
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +99,15 @@ impl<S: Service> Api<S> {
         let ours = with(ours, lease.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = with(ours, cluster.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = with(ours, admin.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
+        let etcd = etcd::Etcd::new(Arc::clone(&self.service), watchers.clone());
+        let (kv, lease) = (KVServer::new(etcd.clone()), EtcdLeaseServer::new(etcd.clone()));
+        let (cluster, auth) = (EtcdClusterServer::new(etcd.clone()), AuthServer::new(etcd.clone()));
+        let maintenance = MaintenanceServer::new(etcd);
+        let ours = with(ours, kv.max_decoding_message_size(request_max).max_encoding_message_size(ETCD_ANSWER_MAX));
+        let ours = with(ours, lease.max_decoding_message_size(request_max).max_encoding_message_size(ETCD_ANSWER_MAX));
+        let ours = with(ours, cluster.max_decoding_message_size(request_max));
+        let ours = with(ours, auth.max_decoding_message_size(request_max));
+        let ours = with(ours, maintenance.max_decoding_message_size(request_max));
         let ours = ours.layer(middleware::from_fn_with_state(gate, gate::pass));
         let health = health::Readable::new(Arc::clone(&self.service), watchers.clone());
         let router = http::router(self.service, self.telemetry).merge(ours);

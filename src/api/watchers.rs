@@ -44,21 +44,42 @@ impl Watchers {
     /// # Errors
     /// When too many watch already.
     pub(super) fn follow<T: Source>(&self, source: T) -> Result<Answers<T::Item>, Failure> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+        let following = Following { source, place: self.place()?, shown: false };
+        Ok(Box::pin(stream::unfold(Some(following), async |following| following?.step().await)))
+    }
+
+    /// A place for one stream.
+    ///
+    /// # Errors
+    /// When too many have one already.
+    pub(super) fn place(&self) -> Result<Place, Failure> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let max = limits::WATCHERS_MAX as u64;
             let message = format!("{max} streams watch this node, as many as watchers_max allows: ask another node");
             error::limit(ErrorCode::Overloaded, "watchers_max", max, max + 1, message)
         })?;
-        let following = Following { source, closing: self.closing.clone(), shown: false, _place: place };
-        Ok(Box::pin(stream::unfold(Some(following), async |following| following?.step().await)))
+        Ok(Place { closing: self.closing.clone(), _permit: permit })
+    }
+}
+
+/// One stream's place; given back when dropped.
+pub(super) struct Place {
+    closing: watch::Receiver<bool>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Waits until the server stops.
+    pub(super) async fn closing(&mut self) {
+        // An error means that the server is gone without a word: closing as well.
+        self.closing.wait_for(|closing| *closing).await.ok();
     }
 }
 
 struct Following<T> {
     source: T,
-    closing: watch::Receiver<bool>,
+    place: Place,
     shown: bool,
-    _place: OwnedSemaphorePermit,
 }
 
 impl<T: Source> Following<T> {
@@ -67,8 +88,7 @@ impl<T: Source> Following<T> {
         let goes_on = if self.shown {
             tokio::select! {
                 biased;
-                // An error means that the server is gone without a word: closing as well.
-                _ = self.closing.wait_for(|closing| *closing) => false,
+                () = self.place.closing() => false,
                 changed = self.source.changed() => changed,
             }
         } else {

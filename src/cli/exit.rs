@@ -135,7 +135,7 @@ fn hint_of(error: &Error) -> &'static str {
         }
         ErrorCode::Corrupt => "the node repairs itself from its peers; `kvctl endpoint status` shows its state",
         ErrorCode::Internal | ErrorCode::Unspecified => "the server's log says more; please report it",
-        ErrorCode::InvalidArgument | ErrorCode::LeaseNotFound | ErrorCode::KeyNotFound => {
+        ErrorCode::InvalidArgument | ErrorCode::LeaseNotFound | ErrorCode::KeyNotFound | ErrorCode::DuplicateKey => {
             "`kvctl help COMMAND` shows what is expected"
         }
     }

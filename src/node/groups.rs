@@ -10,6 +10,7 @@ use crate::shard::ShardMachine;
 use crate::types::map::{Shard, ShardMap};
 use crate::types::{Epoch, GroupId, NodeId, ReplicaId};
 
+use super::compaction;
 use super::housekeeping;
 use super::leases::Leases;
 use super::router::Router;
@@ -88,7 +89,8 @@ impl Groups {
         tracing::info!(shard = shard.id.0, replica = replica.0, "shard started");
         let leases = Arc::new(Leases::new(shard.id, group.clone(), machine.clone()));
         self.router.add_shard(group, leases.clone());
-        self.tasks.spawn(housekeeping::run(leases));
+        self.tasks.spawn(housekeeping::run(leases.clone()));
+        self.tasks.spawn(compaction::run(self.router.clone(), leases));
         self.running.lock().insert(shard.id, LocalShard { machine });
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! | `members`, `keyspaces`, `operations` | what the leader of the metadata group does: members, dropped keyspaces, replicas that move |
 //! | `replicas`, `leaders` | what the leader of a shard does: changes its members, hands over |
 //! | `housekeeping`, `leases` | what the leader of a shard does when time passes; the time of leases |
+//! | `compaction` | what it does with old history |
 //! | `router`, `route` | takes a request to the leader of its shard |
 //! | `execute` | executes it there |
 //! | `near` | reads on a replica that need not lead |
@@ -18,6 +19,7 @@
 //! | [`dev`] | several nodes on one machine, as child processes |
 
 mod change;
+mod compaction;
 mod config;
 pub mod dev;
 mod execute;
@@ -47,5 +49,5 @@ mod telemetry;
 pub use config::{ConfigError, EngineKind, LogFormat, NodeConfig, SETTINGS, Sources};
 pub use failure::Failure;
 pub use server::{Node, StartError};
-pub use service::{Readiness, Service};
+pub use service::{OnlyShard, Readiness, Service};
 pub use telemetry::{Served, Telemetry};

@@ -11,8 +11,8 @@ use crate::raft::{Group, GroupStatus, Role};
 use crate::types::map::ShardMap;
 use crate::types::{GroupId, NodeId};
 
-use super::service::{Readiness, Service};
-use super::{Failure, Node, keyspaces, members, operations};
+use super::service::{OnlyShard, Readiness, Service};
+use super::{Failure, Node, keyspaces, members, operations, route};
 
 /// Keyspace name under which the metadata group is listed.
 const META_NAME: &str = "(metadata)";
@@ -177,6 +177,36 @@ impl Service for Node {
         });
         map.leaders = hints.collect();
         map
+    }
+
+    fn only_shard(&self, keyspace: &str) -> Result<OnlyShard, Failure> {
+        let map = self.inner.router.map();
+        let target = v1::Target { keyspace: keyspace.to_owned(), ..Default::default() };
+        let keyspace = route::keyspace(&map, Some(&target))?;
+        let mut shards = map.shards_of(keyspace.id);
+        let (Some(shard), None) = (shards.next(), shards.next()) else {
+            let (name, count) = (&keyspace.name, map.shards_of(keyspace.id).count());
+            let message = format!("keyspace `{name}` has {count} shards, and so no one order of revisions");
+            return Err(Failure::refused(ErrorCode::CrossShard, message));
+        };
+        let local = self.inner.groups.running().get(&shard.id).map(|local| local.machine.revision().borrow().0);
+        let status = self.inner.router.groups().get(&shard.id).map(Group::status);
+        Ok(OnlyShard {
+            id: shard.id.0,
+            revision: local.unwrap_or_default(),
+            term: status.as_ref().map_or(0, |status| status.term),
+            leader_node_id: status.and_then(|status| status.leader).map_or(0, |(_, node)| node.0),
+        })
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        let cluster_id = self.inner.router.map().cluster_id;
+        let first = cluster_id.and_then(|id| id.0.first_chunk::<8>().copied());
+        (first.map_or(0, u64::from_be_bytes), self.inner.id.0)
+    }
+
+    fn speaks_tls(&self) -> (bool, bool) {
+        (self.inner.config.client_tls.is_some(), self.inner.config.peer_tls.is_some())
     }
 
     fn watch_map(&self) -> watch::Receiver<u64> {

@@ -19,6 +19,19 @@ pub struct Readiness {
     pub reason: String,
 }
 
+/// A shard that is a whole keyspace, as its node sees it at the moment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct OnlyShard {
+    /// Its id.
+    pub id: u64,
+    /// The revision that is applied here; 0 without a replica.
+    pub revision: u64,
+    /// The term of its group as far as it is known here.
+    pub term: u64,
+    /// Who leads it; 0 while not known.
+    pub leader_node_id: u64,
+}
+
 macro_rules! requests {
     ($($(#[$doc:meta])* $name:ident: $request:ident -> $response:ident;)*) => {
         $(
@@ -95,6 +108,18 @@ pub trait Service: Send + Sync + 'static {
 
     /// The map as this node holds it.
     fn map(&self) -> v1::MapResponse;
+
+    /// The only shard of a keyspace (`default` if it has no name), for faces that know one order of revisions.
+    ///
+    /// # Errors
+    /// When the keyspace does not exist, or has several.
+    fn only_shard(&self, keyspace: &str) -> Result<OnlyShard, Failure>;
+
+    /// Cluster and node, as two numbers: the first eight bytes of the cluster's id, and the node's.
+    fn identity(&self) -> (u64, u64);
+
+    /// Whether the client port speaks TLS, and whether the peer port does.
+    fn speaks_tls(&self) -> (bool, bool);
 
     /// The version of the map, now and after every change. Closed when the node stops.
     fn watch_map(&self) -> watch::Receiver<u64>;

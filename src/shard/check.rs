@@ -9,14 +9,14 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::Interval;
-use super::error::{ShardError, beyond, invalid};
+use super::error::{ShardError, beyond, invalid, refused};
 use super::sessions;
 use crate::proto::internal::v1::shard_command::Kind as CommandKind;
 use crate::proto::internal::v1::shard_read::Kind as ReadKind;
 use crate::proto::internal::v1::{Refusal, ShardCommand, ShardRead};
 use crate::proto::v1::compare::{Operand, Relation};
 use crate::proto::v1::operation::Kind;
-use crate::proto::v1::{Compare, Operation, Put, SessionStamp, Transaction};
+use crate::proto::v1::{Compare, ErrorCode, Operation, Put, SessionStamp, Transaction};
 use crate::types::limits::{
     EXPIRY_BATCH_MAX, KEY_BYTES_MAX, PAGE_RECORDS_MAX, REQUEST_BYTES_MAX, SESSION_WINDOW, TTL_MS_MAX, TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX, VALUE_BYTES_MAX,
@@ -327,7 +327,8 @@ fn named(key: &Bytes) -> Verdict {
 }
 
 fn written_twice(key: &Bytes) -> Box<Refusal> {
-    invalid(format!("key {} is written twice in one transaction: keep one of the writes", key.escape_ascii()))
+    let message = format!("key {} is written twice in one transaction: keep one of the writes", key.escape_ascii());
+    refused(ErrorCode::DuplicateKey, message)
 }
 
 fn key_size(key: &Bytes, limits: &WriteLimits) -> Verdict {

@@ -148,8 +148,9 @@ fn other_commands_are_checked_too() {
     };
     assert!(expire(EXPIRY_BATCH_MAX).is_ok());
     exceeds(expire(EXPIRY_BATCH_MAX + 1), "expiry_batch_max", 128, 129);
-    let compact =
-        |revision, step_max| command(&testing::command(Kind::Compact(Compact { revision, step_max })), &LIMITS);
+    let compact = |revision, step_max| {
+        command(&testing::command(Kind::Compact(Compact { revision, step_max, anew: false })), &LIMITS)
+    };
     assert!(compact(1, 1).is_ok());
     is_invalid(compact(0, 1), "revision");
     is_invalid(compact(1, 0), "step");

@@ -9,10 +9,38 @@ use super::table::event::{self, Event, Kind, Position};
 use super::table::meta::{self, Field};
 use super::table::{history, latest};
 use crate::proto::internal::v1::Compact;
-use crate::storage::engine::{Direction, EngineError, WriteSet};
+use crate::storage::engine::{Direction, EngineError, View, WriteSet};
 
 /// Events that one entry may look at. Part of the replicated format: never change it alone.
 const COMPACTION_STEP_MAX: u32 = 10_000;
+
+/// What there is of a shard's history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct History {
+    /// The present revision.
+    pub present: u64,
+    /// The oldest revision that can be read; 0 if nothing was compacted.
+    pub compacted: u64,
+    /// Whether something before that is still stored.
+    pub is_unfinished: bool,
+}
+
+impl History {
+    /// As `view` shows it.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn of(view: &dyn View) -> Result<Self, EngineError> {
+        let compacted = meta::compacted(view)?;
+        let is_unfinished = compacted > 0 && meta::cursor(view)? < end_of(compacted);
+        Ok(Self { present: meta::revision(view)?, compacted, is_unfinished })
+    }
+}
+
+/// Where the cursor stands when all before `revision` is forgotten.
+fn end_of(revision: u64) -> Position {
+    Position { revision, sub: u32::MAX }
+}
 
 /// Makes one step towards `compact.revision` and tells whether more are needed.
 ///
@@ -27,7 +55,7 @@ pub(crate) fn compact(state: &mut WriteSet<'_>, compact: &Compact) -> Result<boo
         return Err(future(compact.revision, present).into());
     }
     let before = meta::compacted(state)?;
-    if compact.revision < before {
+    if compact.revision < before || (compact.anew && compact.revision == before) {
         return Err(compacted(compact.revision, before).into());
     }
     let mut cursor = meta::cursor(state)?;
@@ -38,7 +66,7 @@ pub(crate) fn compact(state: &mut WriteSet<'_>, compact: &Compact) -> Result<boo
     }
     let events = take(state, cursor, compact)?;
     let done = events.len() < step(compact);
-    let mut next = Position { revision: compact.revision, sub: u32::MAX };
+    let mut next = end_of(compact.revision);
     for event in &events {
         forget_before(state, event)?;
         if event.at.revision < compact.revision {

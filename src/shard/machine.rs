@@ -32,6 +32,7 @@ pub struct ShardMachine {
     followed: AtomicBool,
     changes: Mutex<Changes>,
     changed: Notify,
+    compaction: Notify,
     hints: Mutex<BlockHints>,
 }
 
@@ -49,6 +50,7 @@ impl ShardMachine {
             followed: AtomicBool::new(false),
             changes: Mutex::default(),
             changed: Notify::new(),
+            compaction: Notify::new(),
             hints: Mutex::default(),
         }
     }
@@ -81,6 +83,11 @@ impl ShardMachine {
         self.changed.notified().await;
     }
 
+    /// Waits until a step of a compaction has left something to do. Cancel safe; for one waiter.
+    pub async fn compaction_begun(&self) {
+        self.compaction.notified().await;
+    }
+
     fn publish(&self, changes: Changes) {
         if !changes.is_empty() && self.followed.load(Ordering::SeqCst) {
             self.changes.lock().merge(changes);
@@ -91,13 +98,16 @@ impl ShardMachine {
 impl Apply for ShardMachine {
     fn apply(&self, state: &mut WriteSet<'_>, _at: LogPosition, command: &Bytes) -> Result<Bytes, EngineError> {
         let hints = std::mem::take(&mut *self.hints.lock());
-        let mut scratch = Scratch { changes: Changes::default(), hints };
+        let mut scratch = Scratch { hints, ..Scratch::default() };
         let answer = match ShardCommand::decode(command.clone()) {
             Ok(command) => execute(state, &mut scratch, &command),
             Err(_) => Err(refused(ErrorCode::Internal, "the command in the log cannot be decoded").into()),
         };
         *self.hints.lock() = scratch.hints;
         self.publish(scratch.changes);
+        if scratch.compacts {
+            self.compaction.notify_one();
+        }
         match answer {
             Ok(answer) => Ok(answer),
             Err(ShardError::Refused(refusal)) => Ok(answered(ResultKind::Refusal(*refusal))),
@@ -142,7 +152,10 @@ fn execute(state: &mut WriteSet<'_>, scratch: &mut Scratch, command: &ShardComma
         Kind::ExpireLeases(expire) => leases::expire(state, scratch, expire)?,
         Kind::GrantLease(grant) => leases::grant(state, scratch, grant)?,
         Kind::RevokeLease(revoke) => leases::revoke(state, scratch, revoke)?,
-        Kind::Compact(compact) => more = compaction::compact(state, compact)?,
+        Kind::Compact(compact) => {
+            more = compaction::compact(state, compact)?;
+            scratch.compacts = more;
+        }
         Kind::Fence(raised) => fence::raise(state, raised)?,
     }
     Ok(answered(ResultKind::Done(Done { revision: meta::revision(state)?, more })))

@@ -25,7 +25,7 @@ use crate::types::limits::{
 };
 
 fn compact(shard: &mut Shard, revision: u64, step_max: u32) -> bool {
-    match shard.one(command(Kind::Compact(Compact { revision, step_max }))).kind {
+    match shard.one(command(Kind::Compact(Compact { revision, step_max, anew: false }))).kind {
         Some(ResultKind::Done(done)) => done.more,
         other => panic!("expected Done, got {other:?}"),
     }
@@ -296,14 +296,14 @@ fn compaction_knows_its_bounds() {
     shard.ok(txn(vec![put(b"k", b"1")]));
     shard.ok(txn(vec![put(b"k", b"2")]));
     let mut refused = |revision, step_max| {
-        let refusal = shard.refused(command(Kind::Compact(Compact { revision, step_max })));
+        let refusal = shard.refused(command(Kind::Compact(Compact { revision, step_max, anew: false })));
         (refusal.detail.as_ref().unwrap().code(), refusal.detail.unwrap().compacted_revision)
     };
     assert_eq!(refused(4, 1), (ErrorCode::FutureRevision, 0));
     assert_eq!(refused(0, 1), (ErrorCode::InvalidArgument, 0));
     assert_eq!(refused(3, 0), (ErrorCode::InvalidArgument, 0));
     compact(&mut shard, 3, 100);
-    let refusal = shard.refused(command(Kind::Compact(Compact { revision: 2, step_max: 1 })));
+    let refusal = shard.refused(command(Kind::Compact(Compact { revision: 2, step_max: 1, anew: false })));
     assert_eq!(refusal.detail.unwrap().compacted_revision, 3);
     assert_eq!(shard.get(b"k", 2), Err(ErrorCode::Compacted));
     assert_eq!(shard.get(b"k", 4), Err(ErrorCode::FutureRevision));

@@ -39,6 +39,7 @@ mod visible;
 
 pub use changes::Changes;
 pub use check::WriteLimits;
+pub use compaction::History;
 pub use error::ShardError;
 pub use expiry::{Expiry, Renewed};
 pub use interval::Interval;

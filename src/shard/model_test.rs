@@ -163,7 +163,7 @@ impl Model {
 
     fn transaction(&mut self, txn: &Transaction) -> ResultKind {
         if twice_within(txn) {
-            return refusal(ErrorCode::InvalidArgument);
+            return refusal(ErrorCode::DuplicateKey);
         }
         let chosen = self.choose(txn);
         if let Some(code) = self.missing(&chosen) {
@@ -500,8 +500,8 @@ fn a_command() -> impl Strategy<Value = ShardCommand> {
     let grant =
         (1u64..9, 1u64..10_000).prop_map(|(lease, ttl_ms)| command(Kind::GrantLease(GrantLease { lease, ttl_ms })));
     let revoke = (1u64..9).prop_map(|lease| command(Kind::RevokeLease(RevokeLease { lease })));
-    let compact =
-        (1u64..25, 1u32..6).prop_map(|(revision, step_max)| command(Kind::Compact(Compact { revision, step_max })));
+    let compact = (1u64..25, 1u32..6)
+        .prop_map(|(revision, step_max)| command(Kind::Compact(Compact { revision, step_max, anew: false })));
     prop_oneof![
         8 => plain,
         5 => stamped,
@@ -585,7 +585,7 @@ fn compare_reads(shard: &Shard, model: &Model, probe: &Probe) -> Result<(), Test
 
 /// After a compaction to the present, the store holds what is alive and nothing else.
 fn compact_to_the_present(shard: &mut Shard, model: &Model) -> Result<(), TestCaseError> {
-    let compact = Compact { revision: model.revision, step_max: 3 };
+    let compact = Compact { revision: model.revision, step_max: 3, anew: false };
     while let Some(ResultKind::Done(done)) = shard.one(command(Kind::Compact(compact))).kind
         && done.more
     {}

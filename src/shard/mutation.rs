@@ -18,6 +18,8 @@ pub(crate) struct Scratch {
     pub(crate) changes: Changes,
     /// Where blocks begin.
     pub(crate) hints: BlockHints,
+    /// Whether a compaction has more to do.
+    pub(crate) compacts: bool,
 }
 
 /// The changes of one entry as they are written.

@@ -29,6 +29,12 @@ pub const PAGE_RECORDS_DEFAULT: usize = 1_000;
 pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest answer to a client, in bytes: a page with its framing.
 pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest answer to a client of etcd's API, in bytes: a range is answered whole there.
+pub const ETCD_RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest life of a lease that etcd's API grants, in seconds; etcd's own.
+pub const ETCD_LEASE_TTL_S_MAX: i64 = 9_000_000_000;
+/// Shortest life of a lease there, in seconds: what is asked for below it is raised to it, as etcd does.
+pub const ETCD_LEASE_TTL_S_MIN: i64 = 2;
 /// Keys that one transaction may delete.
 pub const TXN_DELETED_KEYS_MAX: usize = 10_000;
 /// Client requests in flight on a node, unless configured otherwise.
@@ -45,8 +51,8 @@ pub const SESSION_TTL_DEFAULT: Duration = Duration::from_secs(60);
 pub const SESSION_TTL_MIN: Duration = Duration::from_secs(1);
 /// Longest life of a session.
 pub const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Longest time to live of a key: 100 years.
-pub const TTL_MS_MAX: u64 = 100 * 365 * 24 * 3600 * 1000;
+/// Longest time to live of a key or a lease: 285 years, as etcd's.
+pub const TTL_MS_MAX: u64 = 9_000_000_000_000;
 /// Highest id of a lease: etcd's clients know them as signed numbers.
 pub const LEASE_ID_MAX: u64 = i64::MAX as u64;
 /// Events that one entry of a compaction looks at.

@@ -19,8 +19,11 @@ impl Kv {
     ) -> Result<v1::CompactResponse, Failure> {
         let map = self.router.map();
         let shard = only_shard(&map, request.target.as_ref())?;
+        let mut anew = request.anew;
         loop {
-            let compact = Compact { revision: request.revision, step_max: COMPACTION_STEP };
+            let compact = Compact { revision: request.revision, step_max: COMPACTION_STEP, anew };
+            // The steps that follow go on with the same.
+            anew = false;
             let executed = self.command_of(&map, shard, shard_command::Kind::Compact(compact), deadline).await?;
             match executed.result.kind {
                 // What is left the shard's leader goes on with by itself.

@@ -1,0 +1,181 @@
+//! etcd's services over a [`Service`]: one keyspace of one shard, as if it were an etcd cluster.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::error;
+use crate::api::call::Call;
+use crate::api::watchers::Watchers;
+use crate::env::time::Instant;
+use crate::node::{Failure, OnlyShard, Service};
+use crate::proto::etcd::etcdserverpb as pb;
+use crate::proto::v1::{self, ErrorCode};
+use crate::types::limits;
+
+pub(super) type Answer<R> = Result<Response<R>, Status>;
+
+/// Names the keyspace that a request is for; without it that is `default`.
+const KEYSPACE: &str = "quorate-keyspace";
+
+/// etcd's services of one node.
+pub(crate) struct Etcd<S> {
+    pub(super) service: Arc<S>,
+    pub(super) watchers: Watchers,
+}
+
+impl<S> Clone for Etcd<S> {
+    fn clone(&self) -> Self {
+        Self { service: Arc::clone(&self.service), watchers: self.watchers.clone() }
+    }
+}
+
+/// One request on its way.
+pub(super) struct Asked<S> {
+    pub(super) service: Arc<S>,
+    pub(super) keyspace: String,
+    pub(super) deadline: Instant,
+}
+
+impl<S: Service> Etcd<S> {
+    pub(in crate::api) fn new(service: Arc<S>, watchers: Watchers) -> Self {
+        Self { service, watchers }
+    }
+
+    /// Who asks, before the request is taken apart.
+    pub(super) fn asked<Q>(&self, request: &Request<Q>) -> Result<(Asked<S>, Arc<Call>), Status> {
+        let call = request.extensions().get::<Arc<Call>>().cloned();
+        let call = call.ok_or_else(|| Status::internal("the request reached the service around the gate"))?;
+        let keyspace = match request.metadata().get(KEYSPACE) {
+            None => String::new(),
+            Some(name) => match name.to_str() {
+                Ok(name) => name.to_owned(),
+                Err(_) => return Err(Status::invalid_argument(format!("quorate: {KEYSPACE} is no text"))),
+            },
+        };
+        let asked = Asked { service: Arc::clone(&self.service), keyspace, deadline: call.deadline() };
+        Ok((asked, call))
+    }
+
+    /// Runs one request of the service within its call.
+    pub(super) async fn run<Q, R, F>(
+        &self,
+        request: Request<Q>,
+        execute: impl FnOnce(Asked<S>, Q) -> F + Send,
+    ) -> Answer<R>
+    where
+        Q: Send,
+        R: Message,
+        F: Future<Output = Result<R, Refused>> + Send,
+    {
+        let (asked, call) = self.asked(&request)?;
+        let result = match call.enter() {
+            Ok(()) => execute(asked, request.into_inner()).await,
+            Err(overdue) => Err(overdue.into()),
+        };
+        match result {
+            Ok(answer) if answer.encoded_len() > limits::ETCD_RESPONSE_BYTES_MAX => {
+                call.fail(ErrorCode::LimitExceeded);
+                Err(too_large())
+            }
+            Ok(answer) => Ok(Response::new(answer)),
+            Err(refused) => Err(refused.told(&call)),
+        }
+    }
+}
+
+/// The answer to a request for more than an answer may hold.
+pub(super) fn too_large() -> Status {
+    let max = limits::ETCD_RESPONSE_BYTES_MAX;
+    Status::resource_exhausted(format!("quorate: the answer is larger than {max} bytes: ask for less, with a limit"))
+}
+
+/// Why a request has no answer: in etcd's words from the start, or a failure of the node.
+pub(super) enum Refused {
+    Known(error::Known),
+    Said(Status),
+    Failed(Failure),
+}
+
+impl Refused {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Known(_) | Self::Said(_) => ErrorCode::InvalidArgument,
+            Self::Failed(failure) => failure.detail.code(),
+        }
+    }
+
+    /// Its status; the call counts as failed.
+    pub(super) fn told(self, call: &Call) -> Status {
+        call.fail(self.code());
+        self.status()
+    }
+
+    pub(super) fn status(self) -> Status {
+        match self {
+            Self::Known(known) => error::known(known),
+            Self::Said(status) => status,
+            Self::Failed(failure) => {
+                if matches!(failure.detail.code(), ErrorCode::Internal | ErrorCode::Corrupt) {
+                    tracing::error!(%failure, "a request failed");
+                } else {
+                    tracing::debug!(%failure, "a request failed");
+                }
+                error::status(&failure)
+            }
+        }
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::Said(status)
+    }
+}
+
+impl From<error::Known> for Refused {
+    fn from(known: error::Known) -> Self {
+        Self::Known(known)
+    }
+}
+
+impl<S: Service> Asked<S> {
+    /// The shard of the keyspace, which must have one only: there is no one order of revisions over several.
+    pub(super) fn shard(&self) -> Result<OnlyShard, Failure> {
+        self.service.only_shard(&self.keyspace)
+    }
+
+    pub(super) fn target(&self) -> Option<v1::Target> {
+        Some(v1::Target { keyspace: self.keyspace.clone(), shard_id: 0, shard_epoch: 0 })
+    }
+
+    /// The header of an answer at a revision.
+    pub(super) fn header(&self, revision: u64, raft_term: u64) -> Option<pb::ResponseHeader> {
+        let (cluster_id, member_id) = self.service.identity();
+        Some(pb::ResponseHeader { cluster_id, member_id, revision: signed(revision), raft_term })
+    }
+
+    /// The header of an answer that the shard gave.
+    pub(super) fn header_of(&self, header: Option<&v1::ResponseHeader>) -> Option<pb::ResponseHeader> {
+        header.and_then(|header| self.header(header.revision, header.raft_term))
+    }
+
+    /// The header of an answer that says nothing of the shard: as this node sees it.
+    pub(super) fn local_header(&self) -> Option<pb::ResponseHeader> {
+        let shard = self.shard().ok()?;
+        self.header(shard.revision, shard.term)
+    }
+}
+
+/// A number as etcd knows it.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

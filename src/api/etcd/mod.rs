@@ -1,0 +1,15 @@
+//! etcd's v3 API: a face over the same node, for its clients.
+//!
+//! Knows etcd's messages, texts and codes, and how each is said in Quorate's own. One keyspace of one shard
+//! is shown as if it were an etcd cluster: `default`, or the one that the request's metadata names.
+
+mod auth;
+mod cluster;
+mod convert;
+pub(super) mod error;
+mod face;
+mod kv;
+mod lease;
+mod maintenance;
+
+pub(super) use face::Etcd;
