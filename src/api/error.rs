@@ -96,7 +96,8 @@ pub fn limit(code: ErrorCode, limit: &str, value: u64, actual: u64, message: Str
     failure
 }
 
-fn clipped(text: &str, bytes_max: usize) -> &str {
+/// The beginning of `text`, at most `bytes_max` long.
+pub(super) fn clipped(text: &str, bytes_max: usize) -> &str {
     if text.len() <= bytes_max {
         return text;
     }

@@ -56,6 +56,9 @@ pub enum ApiError {
     /// The descriptors that were compiled in cannot be read.
     #[error("the descriptors for gRPC reflection cannot be read: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// A path of the JSON gateway leads nowhere.
+    #[error("the JSON gateway cannot be assembled: {0}")]
+    Gateway(String),
 }
 
 /// What is served, and within which bounds.
@@ -109,8 +112,9 @@ impl<S: Service> Api<S> {
         let ours = with(ours, auth.max_decoding_message_size(request_max));
         let ours = with(ours, maintenance.max_decoding_message_size(request_max));
         let ours = ours.layer(middleware::from_fn_with_state(gate, gate::pass));
+        let gateway = etcd::gateway::router(&ours).map_err(|error| ApiError::Gateway(error.to_string()))?;
         let health = health::Readable::new(Arc::clone(&self.service), watchers.clone());
-        let router = http::router(self.service, self.telemetry).merge(ours);
+        let router = http::router(self.service, self.telemetry).merge(ours).merge(gateway);
         let router = with(router, HealthServer::new(health));
         let router = with(router, reflection().build_v1()?);
         let router = with(router, reflection().build_v1alpha()?);

@@ -96,10 +96,24 @@ fn times_to_live_are_bounded() {
 
 #[test]
 fn a_key_is_written_once_in_a_branch() {
-    is_invalid(branch(vec![put(b"k", b"1"), put(b"k", b"2")]), "written twice");
-    is_invalid(branch(vec![put(b"k", b"1"), delete(b"k", b"")]), "written twice");
-    is_invalid(branch(vec![delete(b"a", b"z"), put(b"k", b"1")]), "written twice");
-    is_invalid(branch(vec![delete(b"a", b"\0"), put(b"k", b"1")]), "written twice");
+    let is_duplicate = |operations| {
+        let refusal = branch(operations).unwrap_err();
+        assert_eq!(refusal.detail.unwrap().code(), ErrorCode::DuplicateKey, "{}", refusal.message);
+    };
+    let nested = |success, failure| {
+        let transaction = Transaction { success, failure, ..Transaction::default() };
+        operation(crate::proto::v1::operation::Kind::Transaction(transaction))
+    };
+    is_duplicate(vec![put(b"k", b"1"), put(b"k", b"2")]);
+    is_duplicate(vec![put(b"k", b"1"), delete(b"k", b"")]);
+    is_duplicate(vec![delete(b"a", b"z"), put(b"k", b"1")]);
+    is_duplicate(vec![delete(b"a", b"\0"), put(b"k", b"1")]);
+    is_duplicate(vec![nested(vec![put(b"k", b"1")], vec![]), put(b"k", b"2")]);
+    is_duplicate(vec![nested(vec![], vec![delete(b"a", b"z")]), put(b"k", b"2")]);
+    is_duplicate(vec![nested(vec![put(b"k", b"1")], vec![]), nested(vec![delete(b"k", b"")], vec![])]);
+    is_duplicate(vec![nested(vec![nested(vec![put(b"k", b"1"), put(b"k", b"2")], vec![])], vec![])]);
+    let either = nested(vec![put(b"k", b"1")], vec![put(b"k", b"2"), delete(b"l", b"")]);
+    assert!(branch(vec![either]).is_ok(), "one of the two is executed");
     assert!(branch(vec![put(b"z", b"1"), delete(b"a", b"z")]).is_ok(), "the end is exclusive");
     assert!(branch(vec![put(b"k", b"1"), delete(b"z", b"a")]).is_ok(), "an empty range holds nothing");
     assert!(branch(vec![delete(b"a", b"z"), delete(b"b", b"c")]).is_ok(), "deletes may overlap, as in etcd");

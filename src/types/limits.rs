@@ -101,5 +101,7 @@ pub const CONNECTION_STREAMS_MAX: u32 = 1_024;
 pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Streams that a node keeps open for clients that watch the map or its health.
 pub const WATCHERS_MAX: usize = 1_024;
+/// Messages in the JSON of one request to a method of etcd's API that takes a stream.
+pub const GATEWAY_MESSAGES_MAX: usize = 128;
 /// Longest text of an error, in bytes; the rest is cut.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 2 * 1024;

@@ -8,6 +8,7 @@ mod cluster;
 mod convert;
 pub(super) mod error;
 mod face;
+pub(super) mod gateway;
 mod kv;
 mod lease;
 mod maintenance;
