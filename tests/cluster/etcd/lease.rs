@@ -1,4 +1,6 @@
 //! Leases: granted, kept alive, revoked, left to expire, and the keys that hang on them.
+//!
+//! A watch from now on begins at what its node has seen, so a case that watches writes through the same node.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +73,7 @@ pub(crate) async fn longest(target: &Target) {
 
 /// Revoking takes all keys of the lease, at one revision, and no others.
 pub(crate) async fn revoke_deletes_keys(target: &Target) {
-    let mut client = target.client().await;
+    let mut client = target.client_of(0).await;
     let prefix = "lease/revoke/";
     let (lease, other) = (grant(&mut client, LONG).await, grant(&mut client, LONG).await);
     put_on(&mut client, format!("{prefix}a"), lease).await;
@@ -227,7 +229,7 @@ pub(crate) async fn keep_alive_of_many(target: &Target) {
 
 /// A lease that nobody keeps ends, not earlier than granted, and takes its keys; watchers see them go at one revision.
 pub(crate) async fn expiry(target: &Target) {
-    let mut client = target.client().await;
+    let mut client = target.client_of(0).await;
     let prefix = "lease/expiry/";
     let since = Instant::now();
     let lease = client.lease_grant(SHORT, None).await.unwrap();
@@ -256,7 +258,7 @@ pub(crate) async fn expiry(target: &Target) {
 
 /// A lease lives while it is kept: another of the same length, not kept, ends before it.
 pub(crate) async fn kept_alive_past_its_time(target: &Target) {
-    let mut client = target.client().await;
+    let mut client = target.client_of(0).await;
     let prefix = "lease/kept/";
     let kept = client.lease_grant(SHORT, None).await.unwrap();
     put_on(&mut client, format!("{prefix}kept"), kept.id()).await;

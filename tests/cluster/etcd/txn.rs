@@ -140,7 +140,7 @@ pub(crate) async fn compares_an_empty_range(target: &Target) {
 /// A comparison without an operand compares with zero, or with nothing; operands of another target do not count.
 pub(crate) async fn compares_without_operand(target: &Target) {
     let key = b"txn/no-operand".to_vec();
-    put(&mut target.client().await, &key, "").await;
+    put(&mut target.client_of(0).await, &key, "").await;
     let compare = |result, target| wire::Compare { key: key.clone(), result, target, ..wire::Compare::default() };
     for (what, compare, expected) in [
         ("version = nothing", compare(0, 0), false),

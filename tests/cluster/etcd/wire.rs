@@ -245,3 +245,25 @@ pub(crate) struct LeaseKeepAliveResponse {
     #[prost(int64, tag = "3")]
     pub(crate) ttl: i64,
 }
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MemberListRequest {
+    #[prost(bool, tag = "1")]
+    pub(crate) linearizable: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct MemberListResponse {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) header: Option<Header>,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) members: Vec<Member>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Member {
+    #[prost(uint64, tag = "1")]
+    pub(crate) id: u64,
+    #[prost(string, tag = "2")]
+    pub(crate) name: String,
+}
