@@ -170,6 +170,18 @@ fn cases() -> Vec<Case> {
         Nothing auth::roles,
         Nothing auth::roles_of_users,
         Nothing auth::off,
+        Nothing errors::keys,
+        Nothing errors::large_requests,
+        Nothing errors::transactions,
+        Nothing errors::within_transactions,
+        Nothing errors::leases,
+        Nothing errors::members,
+        Nothing errors::maintenance,
+        Nothing errors::authentication,
+        Nothing errors::users_and_roles,
+        Nothing errors::elections,
+        Nothing errors::unknown_methods,
+        Nothing errors::unknown_sorts,
     ]
 }
 
