@@ -201,6 +201,11 @@ fn cases() -> Vec<Case> {
         Nothing etcdctl::snapshot_save,
         Nothing etcdctl::users_and_roles,
         Nothing etcdctl::seen_by_others,
+        Own failover::writes_and_watches,
+        Own failover::leases_survive,
+        Own failover::locks_survive,
+        Own failover::a_minority,
+        Own failover::all_at_once,
     ]
 }
 

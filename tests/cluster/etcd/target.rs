@@ -77,8 +77,7 @@ impl Target {
         eventually("leader", || async {
             for node in 0..NODES {
                 let status = self.client_of(node).await.status().await;
-                let leads = |status: etcd_client::StatusResponse| status.leader() == status.header().unwrap().member_id();
-                if status.is_ok_and(leads) {
+                if status.is_ok_and(|status| status.leader() == status.header().unwrap().member_id()) {
                     return Some(node);
                 }
             }
@@ -100,13 +99,17 @@ impl Target {
         }
     }
 
-    /// Starts a killed node and waits until it serves.
-    pub(crate) async fn restart(&self, node: usize) {
-        match &mut *self.processes.lock() {
-            Processes::Etcd(nodes) => nodes.0[node].start(),
-            Processes::Kvd(cluster) => cluster.nodes[node].start(),
+    /// Starts killed nodes and waits until they serve.
+    pub(crate) async fn restart(&self, nodes: &[usize]) {
+        for &node in nodes {
+            match &mut *self.processes.lock() {
+                Processes::Etcd(nodes) => nodes.0[node].start(),
+                Processes::Kvd(cluster) => cluster.nodes[node].start(),
+            }
         }
-        self.wait_serves(node).await;
+        for &node in nodes {
+            self.wait_serves(node).await;
+        }
     }
 
     async fn wait_serves(&self, node: usize) {
