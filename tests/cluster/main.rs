@@ -13,6 +13,7 @@ mod bad_input;
 mod chaos;
 mod damage;
 mod dev;
+mod etcd;
 mod harness;
 mod keyspaces;
 mod main_job;
