@@ -30,7 +30,7 @@ use futures_util::StreamExt;
 use target::{Server, Target};
 
 /// With parts of names in it, comma between, only cases of such names run.
-const ONLY: &str = "QUORATE_ETCD_CASES";
+const ONLY: &str = "ETCD_CASES";
 /// How long a case may take before it counts as stuck.
 const CASE_MAX: Duration = Duration::from_secs(40);
 /// Cases that run side by side.
