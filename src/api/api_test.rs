@@ -85,6 +85,7 @@ impl Service for Fake {
         count: CountRequest -> CountResponse;
         txn: TxnRequest -> TxnResponse;
         batch: BatchRequest -> BatchResponse;
+        events: EventsRequest -> EventsResponse;
         compact: CompactRequest -> CompactResponse;
         grant_lease: GrantLeaseRequest -> GrantLeaseResponse;
         revoke_lease: RevokeLeaseRequest -> RevokeLeaseResponse;
@@ -105,6 +106,10 @@ impl Service for Fake {
 
     fn only_shard(&self, _: &str) -> Result<OnlyShard, Failure> {
         Ok(OnlyShard::default())
+    }
+
+    fn watch_revision(&self, _: u64) -> Option<watch::Receiver<crate::types::Revision>> {
+        None
     }
 
     fn identity(&self) -> (u64, u64) {

@@ -52,7 +52,7 @@ const fn look(path: &'static str, label: &'static str) -> Method {
     Method { path, label, write: false, placed: false, etcd: false }
 }
 
-const METHODS: [Method; 68] = [
+const METHODS: [Method; 70] = [
     read("/quorate.v1.Kv/Get", "Kv.Get"),
     write("/quorate.v1.Kv/Put", "Kv.Put"),
     write("/quorate.v1.Kv/Delete", "Kv.Delete"),
@@ -60,6 +60,7 @@ const METHODS: [Method; 68] = [
     read("/quorate.v1.Kv/Count", "Kv.Count"),
     write("/quorate.v1.Kv/Txn", "Kv.Txn"),
     write("/quorate.v1.Kv/Batch", "Kv.Batch"),
+    read("/quorate.v1.Kv/Events", "Kv.Events"),
     write("/quorate.v1.Kv/Compact", "Kv.Compact"),
     write("/quorate.v1.Lease/Grant", "Lease.Grant"),
     write("/quorate.v1.Lease/Revoke", "Lease.Revoke"),
@@ -86,6 +87,7 @@ const METHODS: [Method; 68] = [
     write("/etcdserverpb.KV/DeleteRange", "etcd.KV.DeleteRange").for_etcd(),
     write("/etcdserverpb.KV/Txn", "etcd.KV.Txn").for_etcd(),
     write("/etcdserverpb.KV/Compact", "etcd.KV.Compact").for_etcd(),
+    look("/etcdserverpb.Watch/Watch", "etcd.Watch.Watch").for_etcd(),
     write("/etcdserverpb.Lease/LeaseGrant", "etcd.Lease.LeaseGrant").for_etcd(),
     write("/etcdserverpb.Lease/LeaseRevoke", "etcd.Lease.LeaseRevoke").for_etcd(),
     look("/etcdserverpb.Lease/LeaseKeepAlive", "etcd.Lease.LeaseKeepAlive").for_etcd(),

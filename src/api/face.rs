@@ -120,6 +120,10 @@ impl<S: Service> Kv for Face<S> {
         serve!(self.batch(request))
     }
 
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
+        serve!(self.events(request))
+    }
+
     async fn compact(&self, request: Request<v1::CompactRequest>) -> Answer<v1::CompactResponse> {
         serve!(self.compact(request))
     }

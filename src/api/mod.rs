@@ -41,6 +41,7 @@ use crate::proto::etcd::etcdserverpb::cluster_server::ClusterServer as EtcdClust
 use crate::proto::etcd::etcdserverpb::kv_server::KvServer as KVServer;
 use crate::proto::etcd::etcdserverpb::lease_server::LeaseServer as EtcdLeaseServer;
 use crate::proto::etcd::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::etcd::etcdserverpb::watch_server::WatchServer;
 use crate::proto::v1::admin_server::AdminServer;
 use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::kv_server::KvServer;
@@ -105,11 +106,13 @@ impl<S: Service> Api<S> {
         let etcd = etcd::Etcd::new(Arc::clone(&self.service), watchers.clone());
         let (kv, lease) = (KVServer::new(etcd.clone()), EtcdLeaseServer::new(etcd.clone()));
         let (cluster, auth) = (EtcdClusterServer::new(etcd.clone()), AuthServer::new(etcd.clone()));
+        let watch = WatchServer::new(etcd.clone());
         let maintenance = MaintenanceServer::new(etcd);
         let ours = with(ours, kv.max_decoding_message_size(request_max).max_encoding_message_size(ETCD_ANSWER_MAX));
         let ours = with(ours, lease.max_decoding_message_size(request_max).max_encoding_message_size(ETCD_ANSWER_MAX));
         let ours = with(ours, cluster.max_decoding_message_size(request_max));
         let ours = with(ours, auth.max_decoding_message_size(request_max));
+        let ours = with(ours, watch.max_decoding_message_size(request_max).max_encoding_message_size(ETCD_ANSWER_MAX));
         let ours = with(ours, maintenance.max_decoding_message_size(request_max));
         let ours = ours.layer(middleware::from_fn_with_state(gate, gate::pass));
         let gateway = etcd::gateway::router(&ours).map_err(|error| ApiError::Gateway(error.to_string()))?;

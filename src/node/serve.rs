@@ -9,7 +9,7 @@ use crate::env::time::{self, Instant};
 use crate::proto::v1::{self, ErrorCode};
 use crate::raft::{Group, GroupStatus, Role};
 use crate::types::map::ShardMap;
-use crate::types::{GroupId, NodeId};
+use crate::types::{GroupId, NodeId, Revision};
 
 use super::service::{OnlyShard, Readiness, Service};
 use super::{Failure, Node, keyspaces, members, operations, route};
@@ -44,6 +44,10 @@ impl Service for Node {
 
     async fn batch(&self, request: v1::BatchRequest, deadline: Instant) -> Result<v1::BatchResponse, Failure> {
         self.inner.kv.batch(request, deadline).await
+    }
+
+    async fn events(&self, request: v1::EventsRequest, deadline: Instant) -> Result<v1::EventsResponse, Failure> {
+        self.inner.kv.events(request, deadline).await
     }
 
     async fn compact(&self, request: v1::CompactRequest, deadline: Instant) -> Result<v1::CompactResponse, Failure> {
@@ -197,6 +201,10 @@ impl Service for Node {
             term: status.as_ref().map_or(0, |status| status.term),
             leader_node_id: status.and_then(|status| status.leader).map_or(0, |(_, node)| node.0),
         })
+    }
+
+    fn watch_revision(&self, shard: u64) -> Option<watch::Receiver<Revision>> {
+        self.inner.groups.running().get(&GroupId(shard)).map(|local| local.machine.revision())
     }
 
     fn identity(&self) -> (u64, u64) {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::Failure;
 use crate::env::time::Instant;
 use crate::proto::v1;
+use crate::types::Revision;
 
 /// Whether a node can serve, and if not, why.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +70,8 @@ pub trait Service: Send + Sync + 'static {
         txn: TxnRequest -> TxnResponse;
         /// Executes puts and deletes, atomic within each shard.
         batch: BatchRequest -> BatchResponse;
+        /// Reads one page of changes.
+        events: EventsRequest -> EventsResponse;
         /// Forgets old history of one shard.
         compact: CompactRequest -> CompactResponse;
         /// Grants a lease.
@@ -114,6 +117,9 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// When the keyspace does not exist, or has several.
     fn only_shard(&self, keyspace: &str) -> Result<OnlyShard, Failure>;
+
+    /// The revision that a replica here has applied, and its changes; `None` without a replica.
+    fn watch_revision(&self, shard: u64) -> Option<watch::Receiver<Revision>>;
 
     /// Cluster and node, as two numbers: the first eight bytes of the cluster's id, and the node's.
     fn identity(&self) -> (u64, u64);

@@ -19,7 +19,7 @@ use crate::proto::v1::operation::Kind;
 use crate::proto::v1::{Compare, ErrorCode, Operation, Put, SessionStamp, Transaction};
 use crate::types::limits::{
     EXPIRY_BATCH_MAX, KEY_BYTES_MAX, PAGE_RECORDS_MAX, REQUEST_BYTES_MAX, SESSION_WINDOW, TTL_MS_MAX, TXN_DEPTH_MAX,
-    TXN_OPERATIONS_MAX, VALUE_BYTES_MAX,
+    TXN_OPERATIONS_MAX, VALUE_BYTES_MAX, WATCH_RANGES_MAX,
 };
 
 /// A verdict. The refusal is boxed because it is large and rare.
@@ -152,6 +152,15 @@ pub fn read(read: &ShardRead, limits: &WriteLimits) -> Verdict {
         }
         Some(ReadKind::Transaction(wanted)) => transaction(wanted, limits),
         Some(ReadKind::Lease(_) | ReadKind::Leases(_)) => Ok(()),
+        Some(ReadKind::Events(events)) => {
+            let limit = usize::try_from(events.limit).unwrap_or(usize::MAX);
+            at_most("page_records_max", PAGE_RECORDS_MAX, limit, "ask for smaller pages")?;
+            at_most("watch_ranges_max", WATCH_RANGES_MAX, events.ranges.len(), "watch fewer ranges at a time")?;
+            events.ranges.iter().try_for_each(|range| {
+                key_size(&range.key, limits)?;
+                bound_size(&range.range_end, limits)
+            })
+        }
         None => Err(invalid("the read has no known kind: set one")),
     }
 }

@@ -11,7 +11,7 @@
 //! | `txn`, `compare`, `range`, `mutation` | transactions and their parts; what changing one key writes |
 //! | `sessions`, `leases`, `compaction`, [`fence`] | the other commands |
 //! | `blocks` | counts of live keys, so that counting needs no walk |
-//! | [`read`] | get, scan and count at a revision |
+//! | [`read`], `events` | reads at a revision; what changed since one |
 //! | [`check`] | what is refused before it is proposed |
 //! | [`changes`], [`expiry`] | what a leader keeps in mind to end leases and sessions |
 //! | [`digest`] | one number for the whole state, to compare replicas |
@@ -24,6 +24,7 @@ mod compaction;
 mod compare;
 pub mod digest;
 mod error;
+mod events;
 pub mod expiry;
 pub mod fence;
 mod interval;

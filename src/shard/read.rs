@@ -3,6 +3,7 @@
 use super::Interval;
 use super::blocks;
 use super::error::{ShardError, compacted, future, invalid};
+use super::events;
 use super::table::{lease, lease_key, meta};
 use super::txn;
 use super::visible::{self, At, Wanted, public};
@@ -28,6 +29,7 @@ pub fn execute(view: &dyn View, read: &ShardRead) -> Result<ShardReadResult, Eng
         Some(Kind::Transaction(read)) => txn::read(view, read).map(ResultKind::Transaction),
         Some(Kind::Lease(read)) => lease(view, read).map(ResultKind::Lease),
         Some(Kind::Leases(_)) => leases(view).map(ResultKind::Leases),
+        Some(Kind::Events(read)) => events::execute(view, read, present).map(ResultKind::Events),
         None => Err(invalid("the read has no known kind: set one").into()),
     };
     let kind = match kind {

@@ -19,6 +19,8 @@ pub const APPEND_BYTES_MAX: usize = 1024 * 1024;
 pub const TXN_OPERATIONS_MAX: usize = 128;
 /// Transactions within transactions, the outermost counted.
 pub const TXN_DEPTH_MAX: usize = 16;
+/// Ranges of keys that one page of changes, or one stream of watches, may name.
+pub const WATCH_RANGES_MAX: usize = 10_000;
 /// Operations in a batch request.
 pub const BATCH_OPERATIONS_MAX: usize = 128;
 /// Records in a page.
@@ -99,8 +101,8 @@ pub const CLIENT_CONNECTIONS_MAX: usize = 4_096;
 pub const CONNECTION_STREAMS_MAX: u32 = 1_024;
 /// Headers of one client request, in bytes.
 pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Streams that a node keeps open for clients that watch the map or its health.
-pub const WATCHERS_MAX: usize = 1_024;
+/// Streams that a node keeps open for clients that watch keys, the map or its health, or renew leases.
+pub const WATCHERS_MAX: usize = 8_192;
 /// Messages in the JSON of one request to a method of etcd's API that takes a stream.
 pub const GATEWAY_MESSAGES_MAX: usize = 128;
 /// Longest text of an error, in bytes; the rest is cut.

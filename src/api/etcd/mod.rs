@@ -12,5 +12,6 @@ pub(super) mod gateway;
 mod kv;
 mod lease;
 mod maintenance;
+mod watch;
 
 pub(super) use face::Etcd;

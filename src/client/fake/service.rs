@@ -308,6 +308,10 @@ impl Kv for Node {
         answer.map(Response::new)
     }
 
+    async fn events(&self, _: Request<v1::EventsRequest>) -> Result<Response<v1::EventsResponse>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
     async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
         Err(Status::unimplemented("not in these tests"))
     }

@@ -36,6 +36,27 @@ impl Kv {
         }
     }
 
+    pub(in crate::node) async fn events(
+        &self,
+        request: v1::EventsRequest,
+        deadline: Instant,
+    ) -> Result<v1::EventsResponse, Failure> {
+        let map = self.router.map();
+        let shard = only_shard(&map, request.target.as_ref())?;
+        let level = Level::of(request.level(), 0)?;
+        let v1::EventsRequest { from_revision, ranges, previous, limit, .. } = request;
+        let events = shard_read::Kind::Events(shard_read::Events { from_revision, ranges, previous, limit });
+        let read = self.read(&map, shard, events, level, deadline).await?;
+        match read.result.kind {
+            Some(shard_read_result::Kind::Events(page)) => Ok(v1::EventsResponse {
+                header: Some(read.header),
+                events: page.events,
+                next_revision: page.next_revision,
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+
     pub(in crate::node) async fn grant_lease(
         &self,
         request: v1::GrantLeaseRequest,

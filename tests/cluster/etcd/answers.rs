@@ -60,7 +60,9 @@ pub(crate) fn refusal<T>(result: Result<T, Error>) -> (Code, String) {
 }
 
 /// Calls until it is refused.
-pub(crate) async fn refused_at_last<T, F: Future<Output = Result<T, Error>>>(mut call: impl FnMut() -> F) -> (Code, String) {
+pub(crate) async fn refused_at_last<T, F: Future<Output = Result<T, Error>>>(
+    mut call: impl FnMut() -> F,
+) -> (Code, String) {
     let since = std::time::Instant::now();
     loop {
         let refused = refusal(call().await);

@@ -39,8 +39,7 @@ const ROLE_EMPTY: Refusal = (Code::InvalidArgument, "etcdserver: role name is em
 const ROLE_EXISTS: Refusal = (Code::FailedPrecondition, "etcdserver: role name already exists");
 const ROLE_NOT_FOUND: Refusal = (Code::FailedPrecondition, "etcdserver: role name not found");
 const ROLE_NOT_GRANTED: Refusal = (Code::FailedPrecondition, "etcdserver: role is not granted to the user");
-const PERMISSION_NOT_GRANTED: Refusal =
-    (Code::FailedPrecondition, "etcdserver: permission is not granted to the role");
+const PERMISSION_NOT_GRANTED: Refusal = (Code::FailedPrecondition, "etcdserver: permission is not granted to the role");
 
 type Refusal = (Code, &'static str);
 
@@ -145,10 +144,7 @@ pub(crate) async fn transactions(target: &Target) {
         ("129 operations in the other branch", txn().or_else(many(OPERATIONS_MAX + 1))),
         ("129 comparisons", txn().when(compares(OPERATIONS_MAX + 1))),
         ("128 in 1", txn().and_then([TxnOp::txn(txn().and_then(many(OPERATIONS_MAX)))])),
-        (
-            "1 in 128",
-            txn().and_then([many(OPERATIONS_MAX - 1), vec![TxnOp::txn(txn().and_then(many(1)))]].concat()),
-        ),
+        ("1 in 128", txn().and_then([many(OPERATIONS_MAX - 1), vec![TxnOp::txn(txn().and_then(many(1)))]].concat())),
     ] {
         refused.expect(what, client.txn(txn).await, TOO_MANY_OPERATIONS);
     }

@@ -171,7 +171,8 @@ pub(crate) async fn txn(target: &Target) {
         assert_eq!(said.code, Some(0), "{said:?}");
         said.out
     };
-    let first = "mod(\"ctl/txn/a\") > \"0\"\n\nput ctl/txn/a \"again\"\n\nput ctl/txn/a \"new\"\nput ctl/txn/b \"more\"\n\n";
+    let first =
+        "mod(\"ctl/txn/a\") > \"0\"\n\nput ctl/txn/a \"again\"\n\nput ctl/txn/a \"new\"\nput ctl/txn/b \"more\"\n\n";
     assert_eq!(txn(first), "FAILURE\n\nOK\n\nOK\n");
     assert_eq!(txn(first), "SUCCESS\n\nOK\n");
     let second = "value(\"ctl/txn/a\") = \"again\"\nversion(\"ctl/txn/a\") = \"2\"\n\n\
@@ -247,7 +248,10 @@ pub(crate) async fn lease(target: &Target) {
     assert!(left.starts_with(&format!("lease {id} granted with TTL(600s), remaining(")), "{left}");
     let left = printed(target, &["lease", "timetolive", id, "--keys"]);
     assert!(left.ends_with(", attached keys([ctl/lease/a ctl/lease/b])\n"), "{left}");
-    assert_eq!(printed(target, &["lease", "keep-alive", "--once", id]), format!("lease {id} keepalived with TTL(600)\n"));
+    assert_eq!(
+        printed(target, &["lease", "keep-alive", "--once", id]),
+        format!("lease {id} keepalived with TTL(600)\n")
+    );
     // Not every node may have heard of a new lease.
     let list = eventually("lease in the list", || async {
         Some(printed(target, &["lease", "list"])).filter(|list| list.lines().any(|line| line == id))
@@ -332,7 +336,8 @@ pub(crate) async fn endpoints(target: &Target) {
         assert_eq!((fields[5], fields[9]), ("false", ""), "neither a learner nor in trouble");
     }
     assert_eq!(status.lines().filter(|line| line.split(", ").nth(4) == Some("true")).count(), 1, "one leads");
-    let json: serde_json::Value = serde_json::from_str(&printed(target, &["endpoint", "status", "-w", "json"])).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&printed(target, &["endpoint", "status", "-w", "json"])).unwrap();
     for (node, endpoint) in json.as_array().unwrap().iter().zip(&target.endpoints) {
         assert_eq!(node["Endpoint"], **endpoint);
         for field in ["dbSize", "leader", "raftIndex", "raftTerm", "raftAppliedIndex", "dbSizeInUse"] {
@@ -412,10 +417,7 @@ pub(crate) async fn users_and_roles(target: &Target) {
         (&["role", "add", role], "Role ctl-role created\n"),
         (&["role", "grant-permission", role, "readwrite", "k"], "Role ctl-role updated\n"),
         (&["role", "grant-permission", role, "read", "a/", "--prefix=true"], "Role ctl-role updated\n"),
-        (
-            &["role", "get", role],
-            "Role ctl-role\nKV Read:\n\t[a/, a0) (prefix a/)\n\tk\nKV Write:\n\tk\n",
-        ),
+        (&["role", "get", role], "Role ctl-role\nKV Read:\n\t[a/, a0) (prefix a/)\n\tk\nKV Write:\n\tk\n"),
         (&["user", "grant-role", user, role], "Role ctl-role is granted to user ctl-user\n"),
         (&["user", "get", user], "User: ctl-user\nRoles: ctl-role\n"),
         (&["user", "revoke-role", user, role], "Role ctl-role is revoked from user ctl-user\n"),

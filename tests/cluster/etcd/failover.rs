@@ -175,9 +175,8 @@ pub(crate) async fn a_minority(target: &Target) {
     let prefix = "failover/minority/";
     put_letters(&mut target.client_of(0).await, prefix, "ab").await;
     get(&mut target.client_of(2).await, prefix).await;
-    let mut watching = Client::connect(&target.endpoints[2..], Some(ConnectOptions::new().with_require_leader(true)))
-        .await
-        .unwrap();
+    let mut watching =
+        Client::connect(&target.endpoints[2..], Some(ConnectOptions::new().with_require_leader(true))).await.unwrap();
     let mut watch = watching.watch(prefix, None).await.unwrap();
     assert!(watch.message().await.unwrap().unwrap().created());
     target.kill(0);

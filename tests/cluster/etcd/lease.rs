@@ -87,7 +87,9 @@ pub(crate) async fn revoke_deletes_keys(target: &Target) {
     assert_eq!(word(below(&mut client, prefix, GetOptions::new()).await.kvs(), prefix), "bc");
     let seen = watch.message().await.unwrap().unwrap();
     let deleted: Vec<_> = seen.events().iter().map(|event| (event.event_type(), event.kv().unwrap())).collect();
-    assert!(deleted.iter().all(|(kind, kv)| *kind == EventType::Delete && kv.mod_revision() == deleted[0].1.mod_revision()));
+    assert!(
+        deleted.iter().all(|(kind, kv)| *kind == EventType::Delete && kv.mod_revision() == deleted[0].1.mod_revision())
+    );
     let mut keys: Vec<_> = deleted.iter().map(|(_, kv)| text(kv.key())).collect();
     keys.sort();
     assert_eq!(keys, [format!("{prefix}a"), format!("{prefix}d")]);

@@ -29,7 +29,10 @@ pub(crate) async fn headers(target: &Target) {
         let member = members.members().iter().find(|member| member.client_urls().contains(&url)).unwrap();
         assert_eq!(header.member_id(), member.id());
         let read = client.get("revision/headers", None).await.unwrap().take_header().unwrap();
-        assert_eq!((read.cluster_id(), read.member_id(), read.revision()), (cluster_id, member.id(), header.revision()));
+        assert_eq!(
+            (read.cluster_id(), read.member_id(), read.revision()),
+            (cluster_id, member.id(), header.revision())
+        );
         let lease = client.lease_grant(600, None).await.unwrap();
         let granted = lease.header().unwrap();
         assert_eq!((granted.cluster_id(), granted.member_id()), (cluster_id, member.id()));
@@ -86,9 +89,11 @@ pub(crate) async fn no_changes_do_not_step(target: &Target) {
     assert_eq!(revision(client.txn(reads).await.unwrap().header()), at);
     let deletes = Txn::new().and_then([TxnOp::delete(none, None), TxnOp::delete(none, None)]);
     assert_eq!(revision(client.txn(deletes).await.unwrap().header()), at);
-    let not_taken = Txn::new()
-        .when([Compare::version("revision/still", CompareOp::Equal, 99)])
-        .and_then([TxnOp::put("revision/still", "y", None)]);
+    let not_taken = Txn::new().when([Compare::version("revision/still", CompareOp::Equal, 99)]).and_then([TxnOp::put(
+        "revision/still",
+        "y",
+        None,
+    )]);
     assert_eq!(revision(client.txn(not_taken).await.unwrap().header()), at);
     let lease = client.lease_grant(600, None).await.unwrap();
     assert_eq!(revision(lease.header()), at, "a lease");

@@ -312,9 +312,11 @@ pub(crate) async fn races_have_one_winner(target: &Target) {
         for racer in 0..target.endpoints.len() * 2 {
             let mut client = target.client_of(racer % target.endpoints.len()).await;
             racers.spawn(async move {
-                let txn = Txn::new()
-                    .when([Compare::version(key, CompareOp::Equal, round)])
-                    .and_then([TxnOp::put(key, racer.to_string(), None)]);
+                let txn = Txn::new().when([Compare::version(key, CompareOp::Equal, round)]).and_then([TxnOp::put(
+                    key,
+                    racer.to_string(),
+                    None,
+                )]);
                 client.txn(txn).await.unwrap().succeeded()
             });
         }

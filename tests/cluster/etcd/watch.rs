@@ -165,8 +165,7 @@ pub(crate) async fn filters(target: &Target) {
     let filtered = |filters: &[WatchFilterType]| WatchOptions::new().with_prefix().with_filters(filters);
     let mut no_puts = begin(&mut client, prefix, filtered(&[WatchFilterType::NoPut])).await;
     let mut no_deletes = begin(&mut client, prefix, filtered(&[WatchFilterType::NoDelete])).await;
-    let mut nothing =
-        begin(&mut client, prefix, filtered(&[WatchFilterType::NoPut, WatchFilterType::NoDelete])).await;
+    let mut nothing = begin(&mut client, prefix, filtered(&[WatchFilterType::NoPut, WatchFilterType::NoDelete])).await;
     let first = put(&mut client, format!("{prefix}a"), "1").await;
     client.delete(format!("{prefix}a"), None).await.unwrap();
     put(&mut client, format!("{prefix}b"), "2").await;

@@ -1,0 +1,253 @@
+//! etcd's Watch service: any number of watches on a stream.
+//!
+//! A stream keeps no event: each watch has the revision that it shows next, and the shard's history says what
+//! there is from there on. So a client that takes nothing costs nothing but its place.
+
+mod watches;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::stream;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use self::watches::Watches;
+use super::error;
+use super::face::{Answer, Asked, Etcd, Refused};
+use crate::api::watchers::{Answers, Place};
+use crate::env::time::{self, Instant};
+use crate::node::{Failure, Service};
+use crate::proto::etcd::etcdserverpb as pb;
+use crate::proto::etcd::etcdserverpb::watch_request::RequestUnion;
+use crate::proto::etcd::etcdserverpb::watch_server::Watch;
+use crate::proto::v1::{self, ErrorCode};
+use crate::types::Revision;
+use crate::types::limits::REQUEST_TIMEOUT_DEFAULT;
+
+/// Says in a request's metadata that its stream must end while there is no leader.
+const REQUIRE_LEADER: &str = "hasleader";
+/// How long there may be no leader before such a stream ends.
+const LEADERLESS_MAX: Duration = Duration::from_secs(3);
+/// How often changes are asked for where nothing says that there are some, and whether there is a leader.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+/// How long the present revision may take to be proven; later this node's own is taken.
+const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Events of one page.
+const PAGE_EVENTS: u32 = 1_000;
+/// How often a watch that asked for it hears of a revision without events, as etcd's default.
+const PROGRESS_EVERY: Duration = Duration::from_secs(600);
+
+#[tonic::async_trait]
+impl<S: Service> Watch for Etcd<S> {
+    type WatchStream = Answers<pb::WatchResponse>;
+
+    async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Answer<Self::WatchStream> {
+        let (asked, call) = self.asked(&request)?;
+        let requires_leader = request.metadata().get(REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+        let admitted = call.enter().and_then(|()| asked.shard());
+        let shard = admitted.map_err(|failure| Refused::from(failure).told(&call))?;
+        if requires_leader && shard.leader_node_id == 0 {
+            return Err(Refused::from(error::NO_LEADER).told(&call));
+        }
+        let place = self.watchers.place().map_err(|failure| Refused::from(failure).told(&call))?;
+        let revision = asked.service.watch_revision(shard.id);
+        let watching = Watching {
+            asked,
+            requests: Some(request.into_inner()),
+            place,
+            shard: shard.id,
+            revision,
+            requires_leader,
+            leaderless_since: None,
+            has_failed: false,
+            watches: Watches::default(),
+            out: VecDeque::new(),
+        };
+        let answers = stream::unfold(Some(watching), async |watching| watching?.step().await);
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// One stream.
+struct Watching<S> {
+    asked: Asked<S>,
+    /// `None` once the client asks for nothing more.
+    requests: Option<Streaming<pb::WatchRequest>>,
+    place: Place,
+    shard: u64,
+    /// `None` where no replica of the shard is.
+    revision: Option<watch::Receiver<Revision>>,
+    requires_leader: bool,
+    leaderless_since: Option<Instant>,
+    /// The last page could not be read.
+    has_failed: bool,
+    watches: Watches,
+    /// Answers that are ready: those to one request, or to one page of changes.
+    out: VecDeque<pb::WatchResponse>,
+}
+
+/// Why a stream goes on.
+enum Woken {
+    Asked(Option<pb::WatchRequest>),
+    Changed,
+    Closing,
+}
+
+impl<S: Service> Watching<S> {
+    /// The next answer, and what follows it.
+    async fn step(mut self) -> Option<(Result<pb::WatchResponse, Status>, Option<Self>)> {
+        loop {
+            if let Some(answer) = self.out.pop_front() {
+                return Some((Ok(answer), Some(self)));
+            }
+            match self.advance().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(status) => return Some((Err(status), None)),
+            }
+            match self.wait().await {
+                Woken::Asked(Some(request)) => self.take(request).await,
+                Woken::Asked(None) if self.watches.is_empty() => return None,
+                Woken::Asked(None) => self.requests = None,
+                Woken::Changed => {}
+                Woken::Closing => return Some((Err(Status::unavailable("etcdserver: server stopped")), None)),
+            }
+            if self.is_leaderless() {
+                return Some((Err(error::known(error::NO_LEADER)), None));
+            }
+        }
+    }
+
+    /// Reads a page of changes, if there can be one. Returns whether there is more to do at once.
+    async fn advance(&mut self) -> Result<bool, Status> {
+        if let Some(revision) = &mut self.revision {
+            // Marked before the state is read: a change in between wakes once more.
+            revision.mark_unchanged();
+        }
+        let Some(from) = self.watches.next() else { return Ok(false) };
+        if self.revision.as_ref().is_some_and(|revision| revision.borrow().0 < from) {
+            self.tell_progress();
+            return Ok(!self.out.is_empty());
+        }
+        let request = v1::EventsRequest {
+            target: self.asked.target(),
+            from_revision: from,
+            ranges: self.watches.ranges(),
+            previous: self.watches.want_previous(),
+            limit: PAGE_EVENTS,
+            level: v1::ReadLevel::Local.into(),
+        };
+        let read = self.asked.service.events(request, time::now() + REQUEST_TIMEOUT_DEFAULT).await;
+        self.has_failed = read.is_err();
+        match read {
+            Ok(page) => {
+                let header = self.asked.header_of(page.header.as_ref());
+                let is_moved = page.next_revision > from;
+                self.watches.show(page, header.as_ref(), time::now(), &mut self.out);
+                self.tell_progress();
+                Ok(is_moved || !self.out.is_empty())
+            }
+            Err(failure) => self.fail(failure).await,
+        }
+    }
+
+    async fn fail(&mut self, failure: Failure) -> Result<bool, Status> {
+        let detail = &failure.detail;
+        match detail.code() {
+            ErrorCode::Compacted => {
+                let header = self.asked.local_header();
+                self.watches.end_compacted(detail.compacted_revision, header.as_ref(), &mut self.out);
+                Ok(true)
+            }
+            _ if detail.retryable || detail.code() == ErrorCode::NoLeader => {
+                // Requests are heard before it is tried again.
+                tracing::debug!(%failure, "changes cannot be read yet");
+                Ok(false)
+            }
+            _ => Err(error::status(&failure)),
+        }
+    }
+
+    /// Progress that was asked for is told once all watches have shown what there was then.
+    fn tell_progress(&mut self) {
+        let header = self.asked.local_header();
+        self.watches.progress(header.as_ref(), time::now(), &mut self.out);
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let must_ask = self.revision.is_none() || self.requires_leader || self.has_failed;
+        let nap = if must_ask { ASK_EVERY } else { PROGRESS_EVERY };
+        let asked = async {
+            match &mut self.requests {
+                // A request that cannot be read ends the requests.
+                Some(requests) => requests.message().await.ok().flatten(),
+                None => std::future::pending().await,
+            }
+        };
+        let changed = async {
+            match &mut self.revision {
+                Some(revision) => revision.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.place.closing() => Woken::Closing,
+            request = asked => Woken::Asked(request),
+            // The replica is gone from here: the shard is asked from afar.
+            is_here = changed => {
+                if !is_here {
+                    self.revision = self.asked.service.watch_revision(self.shard);
+                }
+                Woken::Changed
+            }
+            () = time::sleep(nap) => Woken::Changed,
+        }
+    }
+
+    fn is_leaderless(&mut self) -> bool {
+        if !self.requires_leader {
+            return false;
+        }
+        let led = self.asked.shard().is_ok_and(|shard| shard.leader_node_id != 0);
+        if led {
+            self.leaderless_since = None;
+            return false;
+        }
+        let since = *self.leaderless_since.get_or_insert_with(time::now);
+        time::now().saturating_duration_since(since) >= LEADERLESS_MAX
+    }
+
+    async fn take(&mut self, request: pb::WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => {
+                let present = self.present().await;
+                self.watches.create(create, present.as_ref(), time::now(), &mut self.out);
+            }
+            Some(RequestUnion::CancelRequest(cancel)) => {
+                let header = self.asked.local_header();
+                self.watches.cancel(cancel.watch_id, header.as_ref(), &mut self.out);
+            }
+            Some(RequestUnion::ProgressRequest(_)) => {
+                let present = self.present().await;
+                self.watches.ask_progress(present.as_ref(), &mut self.out);
+            }
+            None => {}
+        }
+    }
+
+    /// The header of now: with every write that was acknowledged before, if a leader can prove it.
+    async fn present(&self) -> Option<pb::ResponseHeader> {
+        let request = v1::TxnRequest {
+            target: self.asked.target(),
+            transaction: Some(v1::Transaction::default()),
+            level: v1::ReadLevel::Follower.into(),
+            ..Default::default()
+        };
+        match self.asked.service.txn(request, time::now() + PRESENT_TIMEOUT).await {
+            Ok(answer) => self.asked.header_of(answer.header.as_ref()),
+            Err(_) => self.asked.local_header(),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The watches of one stream: what each has shown, and what a page of changes means to each. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::PROGRESS_EVERY;
+use crate::api::etcd::convert::record;
+use crate::api::etcd::face::signed;
+use crate::env::time::Instant;
+use crate::proto::etcd::etcdserverpb as pb;
+use crate::proto::etcd::etcdserverpb::watch_create_request::FilterType;
+use crate::proto::etcd::mvccpb;
+use crate::proto::v1;
+use crate::types::limits::WATCH_RANGES_MAX;
+
+/// The id of what is said to no watch.
+const NO_WATCH: i64 = -1;
+/// Bytes of events in a fragment, as etcd's default.
+const FRAGMENT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The end of a range without one.
+const UNBOUNDED: &[u8] = &[0];
+
+type Out = VecDeque<pb::WatchResponse>;
+
+/// Watches by id.
+#[derive(Default)]
+pub(super) struct Watches {
+    watches: BTreeMap<i64, Watch>,
+    next_id: i64,
+    /// Revisions at which progress was asked for; each is told when all watches have passed it.
+    asked: VecDeque<u64>,
+}
+
+struct Watch {
+    key: Bytes,
+    range_end: Bytes,
+    /// The next revision to show.
+    next: u64,
+    previous: bool,
+    no_put: bool,
+    no_delete: bool,
+    fragment: bool,
+    /// When something was last said, if it wants to hear of progress.
+    told_at: Option<Instant>,
+}
+
+impl Watches {
+    pub(super) fn is_empty(&self) -> bool {
+        self.watches.is_empty()
+    }
+
+    /// The first revision that some watch has not shown.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.watches.values().map(|watch| watch.next).min()
+    }
+
+    pub(super) fn ranges(&self) -> Vec<v1::KeyRange> {
+        let range = |watch: &Watch| v1::KeyRange { key: watch.key.clone(), range_end: watch.range_end.clone() };
+        self.watches.values().map(range).collect()
+    }
+
+    pub(super) fn want_previous(&self) -> bool {
+        self.watches.values().any(|watch| watch.previous)
+    }
+
+    /// Begins a watch, as of `present` if it does not say from where.
+    pub(super) fn create(
+        &mut self,
+        create: pb::WatchCreateRequest,
+        present: Option<&pb::ResponseHeader>,
+        now: Instant,
+        out: &mut Out,
+    ) {
+        let header = present.copied();
+        let refuse = |reason: &str| pb::WatchResponse {
+            header,
+            watch_id: NO_WATCH,
+            created: true,
+            canceled: true,
+            cancel_reason: reason.to_owned(),
+            ..Default::default()
+        };
+        // The empty key stands for the first that there can be.
+        let key = if create.key.is_empty() { Bytes::from_static(UNBOUNDED) } else { create.key };
+        let range_end = create.range_end;
+        if !range_end.is_empty() && range_end != UNBOUNDED && range_end <= key {
+            return out.push_back(refuse("mvcc: watcher range is empty"));
+        }
+        if self.watches.len() >= WATCH_RANGES_MAX {
+            return out.push_back(refuse("quorate: too many watches on one stream: open another one"));
+        }
+        let id = match create.watch_id {
+            0 => self.draw_id(),
+            id if self.watches.contains_key(&id) => {
+                return out.push_back(refuse("mvcc: duplicate watch ID provided on the WatchStream"));
+            }
+            id => id,
+        };
+        let revision = header.map_or(0, |header| header.revision);
+        let next = match create.start_revision {
+            0 => u64::try_from(revision).unwrap_or_default().saturating_add(1),
+            // One that is negative was compacted, if anything was.
+            start => u64::try_from(start).unwrap_or(1),
+        };
+        let filters = |kind| create.filters.iter().any(|filter| FilterType::try_from(*filter) == Ok(kind));
+        let watch = Watch {
+            key,
+            range_end,
+            next,
+            previous: create.prev_kv,
+            no_put: filters(FilterType::Noput),
+            no_delete: filters(FilterType::Nodelete),
+            fragment: create.fragment,
+            told_at: create.progress_notify.then_some(now),
+        };
+        self.watches.insert(id, watch);
+        out.push_back(pb::WatchResponse { header, watch_id: id, created: true, ..Default::default() });
+    }
+
+    fn draw_id(&mut self) -> i64 {
+        while self.watches.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1).max(0);
+        }
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(0);
+        id
+    }
+
+    /// Ends a watch. One that there is not is passed over.
+    pub(super) fn cancel(&mut self, id: i64, header: Option<&pb::ResponseHeader>, out: &mut Out) {
+        if self.watches.remove(&id).is_some() {
+            out.push_back(pb::WatchResponse {
+                header: header.copied(),
+                watch_id: id,
+                canceled: true,
+                ..Default::default()
+            });
+        }
+    }
+
+    /// Ends the watches that were to begin before what is kept.
+    pub(super) fn end_compacted(&mut self, oldest: u64, header: Option<&pb::ResponseHeader>, out: &mut Out) {
+        let lost: Vec<_> = self.watches.iter().filter(|(_, watch)| watch.next < oldest).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.watches.remove(&id);
+            out.push_back(pb::WatchResponse {
+                header: header.copied(),
+                watch_id: id,
+                canceled: true,
+                compact_revision: signed(oldest),
+                ..Default::default()
+            });
+        }
+    }
+
+    /// Shows a page of changes to every watch that waits for them.
+    pub(super) fn show(
+        &mut self,
+        page: v1::EventsResponse,
+        header: Option<&pb::ResponseHeader>,
+        now: Instant,
+        out: &mut Out,
+    ) {
+        let events: Vec<_> = page.events.into_iter().map(Shown::of).collect();
+        for (&id, watch) in &mut self.watches {
+            let wanted = events.iter().filter(|event| watch.wants(event));
+            let wanted: Vec<_> = wanted.map(|event| event.to(watch.previous)).collect();
+            watch.next = watch.next.max(page.next_revision);
+            if wanted.is_empty() {
+                continue;
+            }
+            watch.told_at = watch.told_at.map(|_| now);
+            let response = pb::WatchResponse { header: header.copied(), watch_id: id, ..Default::default() };
+            if watch.fragment {
+                fragments(&response, wanted, out);
+            } else {
+                out.push_back(pb::WatchResponse { events: wanted, ..response });
+            }
+        }
+    }
+
+    /// Progress of the whole stream was asked for, at a moment.
+    pub(super) fn ask_progress(&mut self, present: Option<&pb::ResponseHeader>, out: &mut Out) {
+        let revision = present.map_or(0, |header| u64::try_from(header.revision).unwrap_or_default());
+        if self.watches.is_empty() {
+            out.push_back(progress_of(NO_WATCH, present, revision));
+        } else {
+            self.asked.push_back(revision);
+        }
+    }
+
+    /// Says how far the watches have come, where that was asked for: never beyond what was shown.
+    pub(super) fn progress(&mut self, header: Option<&pb::ResponseHeader>, now: Instant, out: &mut Out) {
+        let shown = self.next().map_or(u64::MAX, |next| next.saturating_sub(1));
+        let present = header.map_or(0, |header| u64::try_from(header.revision).unwrap_or_default());
+        while self.asked.front().is_some_and(|asked| *asked <= shown) {
+            self.asked.pop_front();
+            out.push_back(progress_of(NO_WATCH, header, shown.min(present)));
+        }
+        for (&id, watch) in &mut self.watches {
+            let Some(told_at) = &mut watch.told_at else { continue };
+            if now.saturating_duration_since(*told_at) >= PROGRESS_EVERY && watch.next > present {
+                *told_at = now;
+                out.push_back(progress_of(id, header, present));
+            }
+        }
+    }
+}
+
+fn progress_of(id: i64, header: Option<&pb::ResponseHeader>, revision: u64) -> pb::WatchResponse {
+    let header = header.map(|header| pb::ResponseHeader { revision: signed(revision), ..*header });
+    pb::WatchResponse { header, watch_id: id, ..Default::default() }
+}
+
+/// An event in etcd's form.
+struct Shown {
+    revision: u64,
+    is_put: bool,
+    event: mvccpb::Event,
+}
+
+impl Shown {
+    fn of(event: v1::Event) -> Self {
+        let is_put = event.kind() == v1::event::Kind::Put;
+        let kind = if is_put { mvccpb::event::EventType::Put } else { mvccpb::event::EventType::Delete };
+        let revision = event.record.as_ref().map_or(0, |record| record.mod_revision);
+        let event =
+            mvccpb::Event { r#type: kind.into(), kv: event.record.map(record), prev_kv: event.previous.map(record) };
+        Self { revision, is_put, event }
+    }
+
+    fn to(&self, previous: bool) -> mvccpb::Event {
+        let prev_kv = if previous { self.event.prev_kv.clone() } else { None };
+        mvccpb::Event { r#type: self.event.r#type, kv: self.event.kv.clone(), prev_kv }
+    }
+}
+
+impl Watch {
+    fn wants(&self, shown: &Shown) -> bool {
+        let is_filtered = if shown.is_put { self.no_put } else { self.no_delete };
+        let key = shown.event.kv.as_ref().map(|record| &record.key);
+        let holds = |key: &Bytes| match self.range_end.as_ref() {
+            [] => *key == self.key,
+            UNBOUNDED => *key >= self.key,
+            end => *key >= self.key && key.as_ref() < end,
+        };
+        shown.revision >= self.next && !is_filtered && key.is_some_and(holds)
+    }
+}
+
+/// Sends events in parts that a client can take: all but the last say that more follows.
+fn fragments(response: &pb::WatchResponse, events: Vec<mvccpb::Event>, out: &mut Out) {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    for event in events {
+        let size = event.encoded_len();
+        if bytes + size > FRAGMENT_BYTES_MAX && !part.is_empty() {
+            let events = std::mem::take(&mut part);
+            out.push_back(pb::WatchResponse { fragment: true, events, ..response.clone() });
+            bytes = 0;
+        }
+        bytes += size;
+        part.push(event);
+    }
+    out.push_back(pb::WatchResponse { events: part, ..response.clone() });
+}

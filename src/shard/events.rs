@@ -1,0 +1,85 @@
+//! What has changed since a revision, in order: pages of whole revisions.
+
+use super::Interval;
+use super::error::{ShardError, compacted, invalid};
+use super::table::event::{self, Kind, Position};
+use super::table::{history, latest, meta};
+use super::visible::{cost, public};
+use crate::proto::internal::v1::StoredRecord;
+use crate::proto::internal::v1::shard_read::Events;
+use crate::proto::internal::v1::shard_read_result::Events as EventsResult;
+use crate::proto::v1::{self, Record};
+use crate::storage::engine::{Direction, EngineError, View};
+use crate::types::limits::{PAGE_BYTES_MAX, PAGE_RECORDS_DEFAULT, PAGE_RECORDS_MAX};
+
+/// Changes that a page may pass over without showing one, so that a page takes bounded time.
+const LOOKED_AT_MAX: usize = 10 * PAGE_RECORDS_MAX;
+
+/// Reads a page of changes.
+///
+/// # Errors
+/// Refused when the first revision was compacted.
+pub(super) fn execute(view: &dyn View, read: &Events, present: u64) -> Result<EventsResult, ShardError> {
+    if read.from_revision == 0 {
+        return Err(invalid("from_revision is at least 1: set it").into());
+    }
+    let oldest = meta::compacted(view)?;
+    if read.from_revision < oldest {
+        return Err(compacted(read.from_revision, oldest).into());
+    }
+    let limit = usize::try_from(read.limit).unwrap_or(usize::MAX);
+    let limit = if limit == 0 { PAGE_RECORDS_DEFAULT } else { limit.min(PAGE_RECORDS_MAX) };
+    let ranges: Vec<_> = read.ranges.iter().map(|range| Interval::of_operation(&range.key, &range.range_end)).collect();
+    let mut page =
+        EventsResult { events: Vec::new(), next_revision: present.saturating_add(1).max(read.from_revision) };
+    let (mut bytes, mut revision) = (0, read.from_revision);
+    let bounds = event::within(Position { revision: read.from_revision, sub: 0 }, present);
+    for (looked_at, pair) in bounds.scan(view, Direction::Forward).enumerate() {
+        let (key, value) = pair?;
+        let change = event::decode(&key, &value)?;
+        if change.at.revision > revision {
+            // A page ends between two revisions only.
+            if page.events.len() >= limit || bytes >= PAGE_BYTES_MAX || looked_at >= LOOKED_AT_MAX {
+                page.next_revision = change.at.revision;
+                break;
+            }
+            revision = change.at.revision;
+        }
+        if !ranges.is_empty() && !ranges.iter().any(|range| range.contains(&change.key)) {
+            continue;
+        }
+        let shown = match change.kind {
+            Kind::Put => put(view, &change)?,
+            Kind::Delete => {
+                let record = Record { key: change.key.clone(), mod_revision: revision, ..Record::default() };
+                v1::Event { kind: v1::event::Kind::Delete.into(), record: Some(record), previous: None }
+            }
+        };
+        bytes += shown.record.as_ref().map_or(0, |record| record.key.len() + record.value.len());
+        let mut shown = shown;
+        // One revision may have replaced more than any answer can hold.
+        if read.previous && bytes < PAGE_BYTES_MAX && revision > oldest {
+            let previous = history::at(view, &change.key, revision.saturating_sub(1))?;
+            let previous = previous.filter(|record| record.version > 0);
+            bytes += previous.as_ref().map_or(0, |record| cost(&change.key, record));
+            shown.previous = previous.map(|record| public(change.key.clone(), record));
+        }
+        page.events.push(shown);
+    }
+    Ok(page)
+}
+
+/// A put, with the record as it was right after it.
+fn put(view: &dyn View, change: &event::Event) -> Result<v1::Event, EngineError> {
+    let at = change.at.revision;
+    let is_meant = |record: &StoredRecord| record.mod_revision == at && record.version > 0;
+    let record = match latest::get(view, &change.key)?.filter(is_meant) {
+        Some(record) => Some(record),
+        None => history::at(view, &change.key, at)?.filter(is_meant),
+    };
+    let record = record.ok_or_else(|| {
+        EngineError::Corrupt(format!("key {} has no record of revision {at}", change.key.escape_ascii()))
+    })?;
+    let record = Some(public(change.key.clone(), record));
+    Ok(v1::Event { kind: v1::event::Kind::Put.into(), record, previous: None })
+}
