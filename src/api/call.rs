@@ -24,6 +24,9 @@ const ANSWER_MARGIN_FRACTION: u32 = 10;
 /// The most of that.
 const ANSWER_MARGIN_MAX: Duration = Duration::from_millis(100);
 
+/// How long a call may wait that sets no limit: for ever, as far as a clock can tell.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A method of our API.
 #[derive(Debug)]
 pub(super) struct Method {
@@ -38,21 +41,23 @@ pub(super) struct Method {
     pub(super) placed: bool,
     /// Whether its clients are etcd's, and its failures said in etcd's words.
     pub(super) etcd: bool,
+    /// Whether it may wait for others as long as its client does.
+    pub(super) waits: bool,
 }
 
 const fn read(path: &'static str, label: &'static str) -> Method {
-    Method { path, label, write: false, placed: true, etcd: false }
+    Method { path, label, write: false, placed: true, etcd: false, waits: false }
 }
 
 const fn write(path: &'static str, label: &'static str) -> Method {
-    Method { path, label, write: true, placed: true, etcd: false }
+    Method { path, label, write: true, placed: true, etcd: false, waits: false }
 }
 
 const fn look(path: &'static str, label: &'static str) -> Method {
-    Method { path, label, write: false, placed: false, etcd: false }
+    Method { path, label, write: false, placed: false, etcd: false, waits: false }
 }
 
-const METHODS: [Method; 70] = [
+const METHODS: [Method; 77] = [
     read("/quorate.v1.Kv/Get", "Kv.Get"),
     write("/quorate.v1.Kv/Put", "Kv.Put"),
     write("/quorate.v1.Kv/Delete", "Kv.Delete"),
@@ -123,9 +128,21 @@ const METHODS: [Method; 70] = [
     look("/etcdserverpb.Auth/RoleDelete", "etcd.Auth.RoleDelete").for_etcd(),
     look("/etcdserverpb.Auth/RoleGrantPermission", "etcd.Auth.RoleGrantPermission").for_etcd(),
     look("/etcdserverpb.Auth/RoleRevokePermission", "etcd.Auth.RoleRevokePermission").for_etcd(),
+    write("/v3lockpb.Lock/Lock", "etcd.Lock.Lock").for_etcd().that_waits(),
+    write("/v3lockpb.Lock/Unlock", "etcd.Lock.Unlock").for_etcd(),
+    write("/v3electionpb.Election/Campaign", "etcd.Election.Campaign").for_etcd().that_waits(),
+    write("/v3electionpb.Election/Proclaim", "etcd.Election.Proclaim").for_etcd(),
+    read("/v3electionpb.Election/Leader", "etcd.Election.Leader").for_etcd(),
+    look("/v3electionpb.Election/Observe", "etcd.Election.Observe").for_etcd(),
+    write("/v3electionpb.Election/Resign", "etcd.Election.Resign").for_etcd(),
 ];
 
 impl Method {
+    /// It takes no place while it waits.
+    const fn that_waits(self) -> Self {
+        Self { waits: true, placed: false, ..self }
+    }
+
     const fn for_etcd(self) -> Self {
         Self { etcd: true, ..self }
     }
@@ -219,13 +236,14 @@ impl Call {
 ///
 /// # Errors
 /// When the header is malformed.
-pub(super) fn deadline(headers: &HeaderMap, arrival: Instant) -> Result<Instant, Failure> {
-    let Some(header) = headers.get(TIMEOUT_HEADER) else { return Ok(arrival + limits::REQUEST_TIMEOUT_DEFAULT) };
+pub(super) fn deadline(method: &Method, headers: &HeaderMap, arrival: Instant) -> Result<Instant, Failure> {
+    let unbounded = if method.waits { WAIT_MAX } else { limits::REQUEST_TIMEOUT_DEFAULT };
+    let Some(header) = headers.get(TIMEOUT_HEADER) else { return Ok(arrival + unbounded) };
     let timeout = header.to_str().ok().and_then(parse_timeout).ok_or_else(|| {
         let message = format!("{TIMEOUT_HEADER} must be 1 to 8 digits and one of H M S m u n, but is {header:?}");
         Failure::refused(ErrorCode::InvalidArgument, message)
     })?;
-    let timeout = timeout.min(limits::REQUEST_TIMEOUT_MAX);
+    let timeout = timeout.min(if method.waits { WAIT_MAX } else { limits::REQUEST_TIMEOUT_MAX });
     Ok(arrival + timeout.saturating_sub(ANSWER_MARGIN_MAX.min(timeout / ANSWER_MARGIN_FRACTION)))
 }
 
@@ -252,7 +270,7 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue};
 
-    use super::{Call, METHODS, Method, deadline, parse_timeout};
+    use super::{Call, METHODS, Method, WAIT_MAX, deadline, parse_timeout};
     use crate::env::time;
     use crate::proto::v1::{ErrorCode, Outcome};
     use crate::types::limits;
@@ -282,11 +300,14 @@ mod tests {
     #[test]
     fn deadlines_default_are_capped_and_leave_time_to_answer() {
         let now = time::now();
+        let get = Method::find("/quorate.v1.Kv/Get").expect("a method");
+        let lock = Method::find("/v3lockpb.Lock/Lock").expect("a method");
+        assert_eq!(deadline(lock, &HeaderMap::new(), now), Ok(now + WAIT_MAX));
         let of = |text: &str| {
             let headers = HeaderMap::from_iter([("grpc-timeout".parse().expect("a name"), value(text))]);
-            deadline(&headers, now).map(|deadline| deadline - now)
+            deadline(get, &headers, now).map(|deadline| deadline - now)
         };
-        assert_eq!(deadline(&HeaderMap::new(), now), Ok(now + limits::REQUEST_TIMEOUT_DEFAULT));
+        assert_eq!(deadline(get, &HeaderMap::new(), now), Ok(now + limits::REQUEST_TIMEOUT_DEFAULT));
         assert_eq!(of("5S"), Ok(Duration::from_millis(4_900)));
         assert_eq!(of("100m"), Ok(Duration::from_millis(90)));
         assert_eq!(of("99999999H"), Ok(limits::REQUEST_TIMEOUT_MAX - Duration::from_millis(100)));

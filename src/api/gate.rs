@@ -62,7 +62,7 @@ impl Gate {
         mut request: Request,
         next: Next,
     ) -> Result<(Response, &'static str), Failure> {
-        let deadline = deadline(request.headers(), arrival)?;
+        let deadline = deadline(method, request.headers(), arrival)?;
         let _place = if method.placed { Some(self.place()?) } else { None };
         let call = Arc::new(Call::new(method, deadline));
         request.extensions_mut().insert(Arc::clone(&call));

@@ -55,7 +55,7 @@ pub const SESSION_TTL_MIN: Duration = Duration::from_secs(1);
 pub const SESSION_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longest time to live of a key or a lease: 285 years, as etcd's.
 pub const TTL_MS_MAX: u64 = 9_000_000_000_000;
-/// Highest id of a lease: etcd's clients know them as signed numbers.
+/// Highest id of a lease that a node chooses: etcd's clients know them as signed numbers.
 pub const LEASE_ID_MAX: u64 = i64::MAX as u64;
 /// Events that one entry of a compaction looks at.
 pub const COMPACTION_STEP: u32 = 1_000;

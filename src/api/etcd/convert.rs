@@ -16,13 +16,18 @@ pub(super) fn record(record: v1::Record) -> KeyValue {
         create_revision: signed(record.create_revision),
         mod_revision: signed(record.mod_revision),
         version: signed(record.version),
-        lease: signed(record.lease),
+        lease: lease_shown(record.lease),
     }
 }
 
-/// A lease's number. One that is negative names no lease.
+/// A lease's id: the same bits, so that a negative one is an id as any other.
 pub(super) fn lease(id: i64) -> u64 {
-    u64::try_from(id).unwrap_or(u64::MAX)
+    id.cast_unsigned()
+}
+
+/// The id as etcd's clients know it.
+pub(super) fn lease_shown(id: u64) -> i64 {
+    id.cast_signed()
 }
 
 /// A bound or revision below 1 is none.

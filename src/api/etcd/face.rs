@@ -20,6 +20,8 @@ pub(super) type Answer<R> = Result<Response<R>, Status>;
 /// Names the keyspace that a request is for; without it that is `default`.
 const KEYSPACE: &str = "quorate-keyspace";
 
+const REQUIRE_LEADER: &str = "hasleader";
+
 /// etcd's services of one node.
 pub(crate) struct Etcd<S> {
     pub(super) service: Arc<S>,
@@ -56,6 +58,9 @@ impl<S: Service> Etcd<S> {
             },
         };
         let asked = Asked { service: Arc::clone(&self.service), keyspace, deadline: call.deadline() };
+        if requires_leader(request) && asked.shard().is_ok_and(|shard| shard.leader_node_id == 0) {
+            return Err(Refused::from(error::NO_LEADER).told(&call));
+        }
         Ok((asked, call))
     }
 
@@ -84,6 +89,11 @@ impl<S: Service> Etcd<S> {
             Err(refused) => Err(refused.told(&call)),
         }
     }
+}
+
+/// Whether a request says in its metadata that it is only for a node that knows a leader.
+pub(super) fn requires_leader<Q>(request: &Request<Q>) -> bool {
+    request.metadata().get(REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// The answer to a request for more than an answer may hold.

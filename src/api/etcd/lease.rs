@@ -3,7 +3,7 @@
 use futures_util::stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::convert::lease;
+use super::convert::{lease, lease_shown};
 use super::error;
 use super::face::{Answer, Asked, Etcd, Refused, signed};
 use crate::api::watchers::{Answers, Place};
@@ -24,13 +24,12 @@ impl<S: Service> Lease for Etcd<S> {
             if request.ttl > ETCD_LEASE_TTL_S_MAX {
                 return Err(error::LEASE_TTL_TOO_LARGE.into());
             }
-            let Ok(id) = u64::try_from(request.id) else { return Err(negative_lease()) };
             let ttl_s = request.ttl.max(ETCD_LEASE_TTL_S_MIN);
             let ttl_ms = u64::try_from(ttl_s).unwrap_or_default().saturating_mul(1_000);
-            let grant = v1::GrantLeaseRequest { target: asked.target(), lease: id, ttl_ms };
+            let grant = v1::GrantLeaseRequest { target: asked.target(), lease: lease(request.id), ttl_ms };
             let granted = asked.service.grant_lease(grant, asked.deadline).await?;
             let header = asked.header_of(granted.header.as_ref());
-            Ok(pb::LeaseGrantResponse { header, id: signed(granted.lease), ttl: ttl_s, error: String::new() })
+            Ok(pb::LeaseGrantResponse { header, id: lease_shown(granted.lease), ttl: ttl_s, error: String::new() })
         })
         .await
     }
@@ -88,7 +87,7 @@ impl<S: Service> Lease for Etcd<S> {
             asked.shard()?;
             let leases = v1::LeasesRequest { target: asked.target() };
             let answer = asked.service.leases(leases, asked.deadline).await?;
-            let leases = answer.leases.into_iter().map(|id| pb::LeaseStatus { id: signed(id) }).collect();
+            let leases = answer.leases.into_iter().map(|id| pb::LeaseStatus { id: lease_shown(id) }).collect();
             Ok(pb::LeaseLeasesResponse { header: asked.header_of(answer.header.as_ref()), leases })
         })
         .await
@@ -127,8 +126,4 @@ async fn keep_alive<S: Service>(asked: &Asked<S>, id: i64) -> Result<pb::LeaseKe
         Err(failure) => return Err(failure.into()),
     };
     Ok(pb::LeaseKeepAliveResponse { header: asked.local_header(), id, ttl })
-}
-
-fn negative_lease() -> Refused {
-    Refused::Said(Status::invalid_argument("quorate: a lease's id is a positive number, or 0 to have one chosen"))
 }

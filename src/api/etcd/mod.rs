@@ -5,12 +5,15 @@
 
 mod auth;
 mod cluster;
+mod contest;
 mod convert;
+mod election;
 pub(super) mod error;
 mod face;
 pub(super) mod gateway;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod watch;
 

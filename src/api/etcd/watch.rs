@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use self::watches::Watches;
 use super::error;
-use super::face::{Answer, Asked, Etcd, Refused};
+use super::face::{Answer, Asked, Etcd, Refused, requires_leader};
 use crate::api::watchers::{Answers, Place};
 use crate::env::time::{self, Instant};
 use crate::node::{Failure, Service};
@@ -25,9 +25,7 @@ use crate::proto::v1::{self, ErrorCode};
 use crate::types::Revision;
 use crate::types::limits::REQUEST_TIMEOUT_DEFAULT;
 
-/// Says in a request's metadata that its stream must end while there is no leader.
-const REQUIRE_LEADER: &str = "hasleader";
-/// How long there may be no leader before such a stream ends.
+/// How long there may be no leader before a stream ends that requires one.
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 /// How often changes are asked for where nothing says that there are some, and whether there is a leader.
 const ASK_EVERY: Duration = Duration::from_millis(100);
@@ -44,12 +42,9 @@ impl<S: Service> Watch for Etcd<S> {
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Answer<Self::WatchStream> {
         let (asked, call) = self.asked(&request)?;
-        let requires_leader = request.metadata().get(REQUIRE_LEADER).is_some_and(|value| value.as_bytes() == b"true");
+        let requires_leader = requires_leader(&request);
         let admitted = call.enter().and_then(|()| asked.shard());
         let shard = admitted.map_err(|failure| Refused::from(failure).told(&call))?;
-        if requires_leader && shard.leader_node_id == 0 {
-            return Err(Refused::from(error::NO_LEADER).told(&call));
-        }
         let place = self.watchers.place().map_err(|failure| Refused::from(failure).told(&call))?;
         let revision = asked.service.watch_revision(shard.id);
         let watching = Watching {

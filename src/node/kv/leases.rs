@@ -64,10 +64,6 @@ impl Kv {
     ) -> Result<v1::GrantLeaseResponse, Failure> {
         let map = self.router.map();
         let shard = only_shard(&map, request.target.as_ref())?;
-        if request.lease > LEASE_ID_MAX {
-            let message = format!("lease {} is more than {LEASE_ID_MAX}: choose a smaller id", request.lease);
-            return Err(Failure::refused(ErrorCode::InvalidArgument, message));
-        }
         loop {
             let lease = if request.lease == 0 { (chance::bits() & LEASE_ID_MAX).max(1) } else { request.lease };
             let grant = shard_command::Kind::GrantLease(GrantLease { lease, ttl_ms: request.ttl_ms });
