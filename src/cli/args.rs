@@ -372,7 +372,7 @@ pub enum ShardCommand {
     MoveLeader {
         /// The shard's id: 2 or g2.
         shard: String,
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
     },
     /// Makes a replica of a shard on another node, and waits until it votes.
@@ -382,7 +382,7 @@ pub enum ShardCommand {
     AddReplica {
         /// The shard's id: 2 or g2.
         shard: String,
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
         /// Takes the replica on this node away in the same step.
         #[arg(long, value_name = "NODE")]
@@ -396,7 +396,7 @@ pub enum ShardCommand {
     RemoveReplica {
         /// The shard's id: 2 or g2.
         shard: String,
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
         /// Returns as soon as the operation is on record.
         #[arg(long)]
@@ -440,7 +440,7 @@ pub enum MemberCommand {
         after_help = "The node may be dead. To give its place to a new one, start that with `kvd --join HOST:PORT\n--replace NAME` instead. When this is interrupted, the removal goes on by itself.\n\nExamples:\n  kvctl member remove n3\n  kvctl member remove n3 --no-wait"
     )]
     Remove {
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
         /// Returns as soon as the removal is on record.
         #[arg(long)]

@@ -186,7 +186,7 @@ async fn changes_of_members_that_make_no_sense_are_refused() {
         assert!(said.contains(words), "{arguments:?}: {said}");
     };
     for (arguments, words) in [
-        (&["member", "remove", "n9"][..], "there is no node `n9`"),
+        (&["member", "remove", "n9"][..], "no member n9; there are n1, n2, n3"),
         (&["member", "add", "n1", "127.0.0.1:1"], "n1"),
         (&["member", "add", "with space", "127.0.0.1:1"], "characters"),
         (&["member", "add", "n4", "nowhere"], "host:port"),
