@@ -272,7 +272,16 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
     let listener = env.net.listen(&config.client_listen).await;
     let listener = listener.with_context(|| format!("cannot listen for clients on {}", config.client_listen))?;
     let settings = config.clone();
-    let node = Node::start(config, env, |dir| open_engine(&settings, dir)).await?;
+    let mut stop = std::pin::pin!(stop);
+    // A node that joins may wait for long, and has nothing yet that must be ended in order.
+    let node = tokio::select! {
+        biased;
+        node = Node::start(config, env, |dir| open_engine(&settings, dir)) => node?,
+        () = stop.as_mut() => {
+            tracing::info!("stopped before it had started");
+            return Ok(());
+        }
+    };
     let api = Api {
         service: Arc::new(node.clone()),
         telemetry: Arc::new(Telemetry::default()),

@@ -321,6 +321,7 @@ impl Router {
                 Ok(group_response::Kind::Shard(response))
             }
             group_request::Kind::Meta(command) if id == GroupId::META => {
+                replicas::check_replaced(group, &self.map(), command)?;
                 let applied = group.propose(command.encode_to_vec().into(), deadline).await;
                 let applied = applied.map_err(|error| execute::propose_failure(id, error))?;
                 let result = MetaResult::decode(applied.answer).map_err(|error| malformed(&error))?;
