@@ -204,8 +204,19 @@ fn fail(error: &anyhow::Error, code: u8) -> ! {
     // Held to the end, so that no task that still runs logs behind it.
     let mut output = std::io::stderr().lock();
     // Without a standard error nobody reads it.
-    writeln!(output, "kvd: {error:#}").ok();
+    writeln!(output, "kvd: {}", in_words(error)).ok();
     std::process::exit(code.into())
+}
+
+/// An error and its causes, but for those that it names itself.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 fn node(flags: &NodeFlags) -> ExitCode {

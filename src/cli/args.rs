@@ -491,8 +491,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(wrong()),
     };
-    let ms = number.checked_mul(unit_ms).filter(|ms| *ms > 0).ok_or_else(wrong)?;
-    Ok(Duration::from_millis(ms))
+    match number.checked_mul(unit_ms) {
+        Some(0) => Err(format!("`{text}` is too short: write at least 1ms")),
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => Err(format!("`{text}` is too long")),
+    }
 }
 
 #[cfg(test)]
@@ -527,6 +530,7 @@ mod tests {
         for bad in ["", "s", "0s", "-1s", "1.5s", "1y", "99999999999999999999s", "18446744073709551615d", "1é"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(duration("0s"), Err("`0s` is too short: write at least 1ms".to_owned()));
     }
 
     #[test]

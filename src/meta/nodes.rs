@@ -153,9 +153,8 @@ fn name_taken(name: &str, by: NodeId) -> meta_result::Kind {
 /// An address that the node names and another has, and who that is. Of two nodes that say to be in the same
 /// place the others reach one, and take it for both. Who leaves, or is replaced, gives its addresses up.
 fn held_address<'a>(map: &'a ShardMap, node: &'a v1::Node, replaced: Option<NodeId>) -> Option<(&'a str, &'a Node)> {
-    let keeps_its = |other: &&Node| {
-        other.id.0 != node.id && Some(other.id) != replaced && other.standing != Standing::Leaving
-    };
+    let keeps_its =
+        |other: &&Node| other.id.0 != node.id && Some(other.id) != replaced && other.standing != Standing::Leaving;
     let named = [&node.peer_address, &node.client_address].into_iter().filter(|address| !address.is_empty());
     let mut held = named.flat_map(|address| {
         let has = |other: &&Node| other.peer_address == *address || other.client_address == *address;

@@ -104,12 +104,9 @@ fn join_at(meta: &mut Meta, name: &str, token: u64, replace: &str, peer: &str, c
 fn an_address_belongs_to_one_member() {
     let mut meta = Meta::new(3);
     assert_eq!(join_at(&mut meta, "n4", 1, "", "four:2380", "four:2379"), Ok(4));
-    for (peer, client) in [
-        ("four:2380", "five:2379"),
-        ("five:2380", "four:2379"),
-        ("four:2379", "five:2379"),
-        ("five:2380", "four:2380"),
-    ] {
+    for (peer, client) in
+        [("four:2380", "five:2379"), ("five:2380", "four:2379"), ("four:2379", "five:2379"), ("five:2380", "four:2380")]
+    {
         let refused = Err(ErrorCode::AlreadyExists);
         assert_eq!(join_at(&mut meta, "n5", 2, "", peer, client), refused, "{peer} {client}");
         assert_eq!(join_at(&mut meta, "n5", 2, "n3", peer, client), refused, "another one's place is no excuse");

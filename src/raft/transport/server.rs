@@ -30,8 +30,8 @@ use crate::raft::peers::{Introduction, PROTOCOL, Refusal};
 use crate::raft::registry::Registry;
 use crate::raft::types::{AppendResult, VoteReply};
 use crate::storage::engine::Engine;
-use crate::types::{GroupId, NodeId};
 use crate::types::limits::{REQUEST_TIMEOUT_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::types::{GroupId, NodeId};
 
 /// Answers what other nodes ask of this one as a node, not of one of its groups' replicas.
 pub trait PeerHandler: Send + Sync + 'static {
