@@ -113,7 +113,7 @@ mod tests {
     use crate::proto::rpc;
     use crate::proto::v1::{ErrorCode, ErrorDetail};
 
-    const CODES: [(ErrorCode, Code); 22] = [
+    const CODES: [(ErrorCode, Code); 23] = [
         (ErrorCode::Unspecified, Code::Internal),
         (ErrorCode::InvalidArgument, Code::InvalidArgument),
         (ErrorCode::LimitExceeded, Code::InvalidArgument),
@@ -136,6 +136,7 @@ mod tests {
         (ErrorCode::LeaseNotFound, Code::NotFound),
         (ErrorCode::AlreadyExists, Code::AlreadyExists),
         (ErrorCode::TooStale, Code::Unavailable),
+        (ErrorCode::KeyNotFound, Code::NotFound),
     ];
 
     #[test]
