@@ -121,6 +121,12 @@ impl Router {
         self.groups.lock().clone()
     }
 
+    /// Who leads a group without a replica here, as this node was last told; it may lead no longer. `None`
+    /// when this node had no reason to ask.
+    pub(super) fn hint(&self, id: GroupId) -> Option<NodeId> {
+        self.hints.lock().get(&id).copied()
+    }
+
     /// Executes a request on the leader of its shard.
     pub(super) async fn execute(&self, request: ShardRequest, deadline: Instant) -> Result<ShardResponse, Failure> {
         let id = GroupId(request.shard_id);
