@@ -81,7 +81,9 @@ pub enum Command {
     )]
     Put(PutArgs),
     /// Deletes keys and prints how many.
-    #[command(after_help = "Examples:\n  kvctl del greeting\n  kvctl del --prefix user/\n  kvctl del --from a --to b")]
+    #[command(
+        after_help = "In a keyspace of many shards, a range is deleted piece by piece: others may see a part of it gone, and\nan interruption leaves the rest. In a keyspace of one shard it goes in one step.\n\nExamples:\n  kvctl del greeting\n  kvctl del --prefix user/\n  kvctl del --from a --to b"
+    )]
     Del(DelArgs),
     /// Prints keys and values in key order.
     #[command(
@@ -104,9 +106,9 @@ pub enum Command {
         after_help = "Reads JSON lines {\"key\":…,\"value\":…} (key_base64 and value_base64 for bytes that are no text)\nor lines KEY<TAB>VALUE.\n\nExamples:\n  kvctl import backup.json\n  dpkg-query -W -f='${Package}\\t${Version}\\n' | kvctl import"
     )]
     Import(ImportArgs),
-    /// Writes all records of one revision in the form that import reads.
+    /// Writes all records in the form that import reads, each shard's as of one revision.
     #[command(
-        after_help = "Examples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
+        after_help = "A keyspace of one shard is written as it was at one moment; one of many, shard by shard as each was\nwhen the export began, not all at the same moment.\n\nExamples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
     )]
     Export(ExportArgs),
     /// Makes, shows and drops keyspaces.
@@ -353,7 +355,7 @@ pub struct KeyspaceCreateArgs {
     /// Cuts the key order at this key, too; may be given often.
     #[arg(long, value_name = "KEY", conflicts_with = "hash")]
     pub split: Vec<OsString>,
-    /// Replicas of each shard [default: 3, or one on each node where there are fewer]
+    /// Replicas of each shard [default: 3; where there are fewer nodes, the others are made when nodes join]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub replicas: u32,
     /// Revisions of history to keep [default: all until compacted]

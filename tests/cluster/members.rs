@@ -160,6 +160,9 @@ async fn a_cluster_grows_from_one_node_and_survives_the_first() {
     let mut cluster = Cluster::start(1).await;
     let client = cluster.client().await;
     fill(&client, "k", 0..200, 50).await;
+    // Made when there are nodes for one replica only: the others come with the nodes.
+    let (code, _, said) = cluster.kvctl(&["keyspace", "create", "events", "--hash", "2"]);
+    assert_eq!(code, 0, "{said}");
     for name in ["n2", "n3"] {
         let at = cluster.add(name, 0, &[]);
         cluster.nodes[at].start();
