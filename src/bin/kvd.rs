@@ -204,8 +204,19 @@ fn fail(error: &anyhow::Error, code: u8) -> ! {
     // Held to the end, so that no task that still runs logs behind it.
     let mut output = std::io::stderr().lock();
     // Without a standard error nobody reads it.
-    writeln!(output, "kvd: {error:#}").ok();
+    writeln!(output, "kvd: {}", in_words(error)).ok();
     std::process::exit(code.into())
+}
+
+/// An error and its causes, but for those that it names itself.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 fn node(flags: &NodeFlags) -> ExitCode {
@@ -272,7 +283,16 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
     let listener = env.net.listen(&config.client_listen).await;
     let listener = listener.with_context(|| format!("cannot listen for clients on {}", config.client_listen))?;
     let settings = config.clone();
-    let node = Node::start(config, env, |dir| open_engine(&settings, dir)).await?;
+    let mut stop = std::pin::pin!(stop);
+    // A node that joins may wait for long, and has nothing yet that must be ended in order.
+    let node = tokio::select! {
+        biased;
+        node = Node::start(config, env, |dir| open_engine(&settings, dir)) => node?,
+        () = stop.as_mut() => {
+            tracing::info!("stopped before it had started");
+            return Ok(());
+        }
+    };
     let api = Api {
         service: Arc::new(node.clone()),
         telemetry: Arc::new(Telemetry::default()),

@@ -81,7 +81,9 @@ pub enum Command {
     )]
     Put(PutArgs),
     /// Deletes keys and prints how many.
-    #[command(after_help = "Examples:\n  kvctl del greeting\n  kvctl del --prefix user/\n  kvctl del --from a --to b")]
+    #[command(
+        after_help = "In a keyspace of many shards, a range is deleted piece by piece: others may see a part of it gone, and\nan interruption leaves the rest. In a keyspace of one shard it goes in one step.\n\nExamples:\n  kvctl del greeting\n  kvctl del --prefix user/\n  kvctl del --from a --to b"
+    )]
     Del(DelArgs),
     /// Prints keys and values in key order.
     #[command(
@@ -104,9 +106,9 @@ pub enum Command {
         after_help = "Reads JSON lines {\"key\":…,\"value\":…} (key_base64 and value_base64 for bytes that are no text)\nor lines KEY<TAB>VALUE.\n\nExamples:\n  kvctl import backup.json\n  dpkg-query -W -f='${Package}\\t${Version}\\n' | kvctl import"
     )]
     Import(ImportArgs),
-    /// Writes all records of one revision in the form that import reads.
+    /// Writes all records in the form that import reads, each shard's as of one revision.
     #[command(
-        after_help = "Examples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
+        after_help = "A keyspace of one shard is written as it was at one moment; one of many, shard by shard as each was\nwhen the export began, not all at the same moment.\n\nExamples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
     )]
     Export(ExportArgs),
     /// Makes, shows and drops keyspaces.
@@ -353,7 +355,7 @@ pub struct KeyspaceCreateArgs {
     /// Cuts the key order at this key, too; may be given often.
     #[arg(long, value_name = "KEY", conflicts_with = "hash")]
     pub split: Vec<OsString>,
-    /// Replicas of each shard [default: 3, or one on each node where there are fewer]
+    /// Replicas of each shard [default: 3; where there are fewer nodes, the others are made when nodes join]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub replicas: u32,
     /// Revisions of history to keep [default: all until compacted]
@@ -372,7 +374,7 @@ pub enum ShardCommand {
     MoveLeader {
         /// The shard's id: 2 or g2.
         shard: String,
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
     },
     /// Makes a replica of a shard on another node, and waits until it votes.
@@ -382,7 +384,7 @@ pub enum ShardCommand {
     AddReplica {
         /// The shard's id: 2 or g2.
         shard: String,
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
         /// Takes the replica on this node away in the same step.
         #[arg(long, value_name = "NODE")]
@@ -396,7 +398,7 @@ pub enum ShardCommand {
     RemoveReplica {
         /// The shard's id: 2 or g2.
         shard: String,
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
         /// Returns as soon as the operation is on record.
         #[arg(long)]
@@ -440,7 +442,7 @@ pub enum MemberCommand {
         after_help = "The node may be dead. To give its place to a new one, start that with `kvd --join HOST:PORT\n--replace NAME` instead. When this is interrupted, the removal goes on by itself.\n\nExamples:\n  kvctl member remove n3\n  kvctl member remove n3 --no-wait"
     )]
     Remove {
-        /// The node's name or id.
+        /// The node's name, or its id as a bare number.
         node: String,
         /// Returns as soon as the removal is on record.
         #[arg(long)]
@@ -491,8 +493,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400_000,
         _ => return Err(wrong()),
     };
-    let ms = number.checked_mul(unit_ms).filter(|ms| *ms > 0).ok_or_else(wrong)?;
-    Ok(Duration::from_millis(ms))
+    match number.checked_mul(unit_ms) {
+        Some(0) => Err(format!("`{text}` is too short: write at least 1ms")),
+        Some(ms) => Ok(Duration::from_millis(ms)),
+        None => Err(format!("`{text}` is too long")),
+    }
 }
 
 #[cfg(test)]
@@ -527,6 +532,7 @@ mod tests {
         for bad in ["", "s", "0s", "-1s", "1.5s", "1y", "99999999999999999999s", "18446744073709551615d", "1é"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(duration("0s"), Err("`0s` is too short: write at least 1ms".to_owned()));
     }
 
     #[test]

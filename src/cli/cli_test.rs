@@ -401,7 +401,6 @@ async fn reads_are_as_new_as_was_asked_for() {
     shell.fake.state.lock().all_serve = true;
     for line in [
         "get k --read follower",
-        "get k --read follower --max-stale 5s",
         "get k --max-stale 5s --zone a",
         "get k --read stale --max-stale 500ms",
         "get k --read linearizable",
@@ -411,7 +410,11 @@ async fn reads_are_as_new_as_was_asked_for() {
     }
     assert_eq!(shell.run("count --max-stale 5s").await.out(), "1\n");
     assert_eq!(shell.run("scan --read follower").await.out(), "k\tv\n");
-    let refused = shell.run("get k --read stale").await;
-    assert_eq!(refused.exit, Exit::Usage);
-    assert!(refused.err.contains("--max-stale"), "{}", refused.err);
+    for line in
+        ["get k --read stale", "get k --read follower --max-stale 5s", "profile show --read follower --max-stale 5s"]
+    {
+        let refused = shell.run(line).await;
+        assert_eq!(refused.exit, Exit::Usage, "{line}");
+        assert!(refused.err.contains("--max-stale"), "{line}: {}", refused.err);
+    }
 }

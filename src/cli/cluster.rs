@@ -92,13 +92,20 @@ fn shard_row(entry: &shards_response::Entry) -> Vec<String> {
         .iter()
         .map(|replica| format!("{}{}", replica.node_id, if replica.voter { "" } else { "(learner)" }))
         .collect();
+    // A term is known to who has a replica, and so is whether there is a leader.
+    let unknown = || "?".to_owned();
+    let (leader, term) = match (entry.leader_node_id, entry.term) {
+        (0, 0) => (unknown(), unknown()),
+        (node, 0) => (node.to_string(), unknown()),
+        (node, term) => (or_dash(node), term.to_string()),
+    };
     vec![
         shard.id.to_string(),
         if entry.keyspace.is_empty() { "-".to_owned() } else { entry.keyspace.clone() },
         span_text(entry),
         shard.epoch.to_string(),
-        or_dash(entry.leader_node_id),
-        entry.term.to_string(),
+        leader,
+        term,
         replicas.join(","),
     ]
 }
@@ -274,4 +281,21 @@ fn status_json(endpoint: &str, status: &StatusResponse) -> Value {
         "uptime_ms": status.uptime_ms,
         "replicas": replicas,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{shard_row, shards_response::Entry};
+
+    #[test]
+    fn what_is_not_known_is_not_shown_as_nothing() {
+        let shown = |leader_node_id, term| {
+            let row = shard_row(&Entry { leader_node_id, term, ..Entry::default() });
+            [row[4].clone(), row[5].clone()]
+        };
+        assert_eq!(shown(0, 0), ["?", "?"]);
+        assert_eq!(shown(3, 0), ["3", "?"], "heard of from others");
+        assert_eq!(shown(0, 7), ["-", "7"], "an election");
+        assert_eq!(shown(3, 7), ["3", "7"]);
+    }
 }

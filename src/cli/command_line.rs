@@ -7,7 +7,9 @@ use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
-use super::args::{Cli, Command, KeyspaceCommand, MemberCommand, OperationCommand, ShardCommand};
+use super::args::{
+    Cli, Command, EndpointCommand, KeyspaceCommand, MemberCommand, OperationCommand, ProfileCommand, ShardCommand,
+};
 
 /// The definition of the command line. A variable that is empty counts as not set.
 pub(crate) fn definition() -> clap::Command {
@@ -58,6 +60,41 @@ impl Command {
         }
     }
 
+    /// Its words, as its help is asked for.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Get(_) => "get",
+            Self::Put(_) => "put",
+            Self::Del(_) => "del",
+            Self::Scan(_) => "scan",
+            Self::Count(_) => "count",
+            Self::Txn(_) => "txn",
+            Self::Batch(_) => "batch",
+            Self::Import(_) => "import",
+            Self::Export(_) => "export",
+            Self::Keyspace(KeyspaceCommand::Create(_)) => "keyspace create",
+            Self::Keyspace(KeyspaceCommand::List) => "keyspace list",
+            Self::Keyspace(KeyspaceCommand::Describe { .. }) => "keyspace describe",
+            Self::Keyspace(KeyspaceCommand::Drop { .. }) => "keyspace drop",
+            Self::Shard(ShardCommand::List) => "shard list",
+            Self::Shard(ShardCommand::MoveLeader { .. }) => "shard move-leader",
+            Self::Shard(ShardCommand::AddReplica { .. }) => "shard add-replica",
+            Self::Shard(ShardCommand::RemoveReplica { .. }) => "shard remove-replica",
+            Self::Member(MemberCommand::List) => "member list",
+            Self::Member(MemberCommand::Add { .. }) => "member add",
+            Self::Member(MemberCommand::Remove { .. }) => "member remove",
+            Self::Operation(OperationCommand::List) => "operation list",
+            Self::Operation(OperationCommand::Cancel { .. }) => "operation cancel",
+            Self::Endpoint(EndpointCommand::Status(_)) => "endpoint status",
+            Self::Endpoint(EndpointCommand::Health(_)) => "endpoint health",
+            Self::Profile(ProfileCommand::List) => "profile list",
+            Self::Profile(ProfileCommand::Show) => "profile show",
+            Self::Repl => "repl",
+            Self::Completion { .. } => "completion",
+            Self::Version => "version",
+        }
+    }
+
     /// Whether it will read standard input.
     pub(crate) fn reads_stdin(&self) -> bool {
         let is_stdin = |file: &Option<PathBuf>| file.as_ref().is_none_or(|file| file.as_os_str() == "-");
@@ -88,6 +125,45 @@ mod tests {
             assert_eq!(parse(line, terminal).unwrap_err().exit_code(), 2, "{line}");
         }
         assert!(matches!(parse("kvctl repl", false).unwrap().command, Command::Repl));
+    }
+
+    #[test]
+    fn a_command_knows_the_words_that_it_was_called_with() {
+        for line in [
+            "get k",
+            "put k v",
+            "del k",
+            "scan",
+            "count",
+            "txn",
+            "batch",
+            "import",
+            "export",
+            "keyspace create k",
+            "keyspace list",
+            "keyspace describe k",
+            "keyspace drop k",
+            "shard list",
+            "shard move-leader 2 n1",
+            "shard add-replica 2 n1",
+            "shard remove-replica 2 n1",
+            "member list",
+            "member add n1 a:1",
+            "member remove n1",
+            "operation list",
+            "operation cancel 7",
+            "endpoint status",
+            "endpoint health",
+            "profile list",
+            "profile show",
+            "repl",
+            "completion bash",
+            "version",
+        ] {
+            let cli = Cli::try_parse_from(["kvctl"].into_iter().chain(line.split(' '))).unwrap();
+            let name = cli.command.name();
+            assert!(line == name || line.starts_with(&format!("{name} ")), "{line}: {name}");
+        }
     }
 
     #[test]

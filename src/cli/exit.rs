@@ -29,6 +29,9 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+/// Hint where only the help of the command helps; [`Failure::of_command`] names it.
+const HELP: &str = "`kvctl help` shows what is expected";
+
 /// Why a command did not end well. Without words it ends silently.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]
@@ -49,6 +52,14 @@ impl Failure {
 
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, message: message.into(), hint: hint.into() }
+    }
+
+    /// The same, where it points to the help, with the help of the command that was run.
+    pub(crate) fn of_command(self, name: &str) -> Self {
+        if self.hint != HELP {
+            return self;
+        }
+        Self { hint: format!("`kvctl help {name}` shows what is expected"), ..self }
     }
 
     /// Says it on standard error and returns the exit code.
@@ -111,11 +122,15 @@ fn hint_of(error: &Error) -> &'static str {
     if error.denied {
         return "ask an administrator of the cluster for the right to do this";
     }
+    if error.untrusted {
+        return "check --tls-ca, --tls-cert and --tls-key here and the node's own files; docs/kvctl.md says what each means";
+    }
     match error.code {
         ErrorCode::LimitExceeded => "make the request smaller; docs/limits.md lists every limit",
         ErrorCode::KeyspaceNotFound => "name an existing keyspace with --keyspace, or leave it out for `default`",
         ErrorCode::CrossShard => "split the request, so that each part stays within one shard",
-        ErrorCode::AlreadyExists => "`kvctl keyspace list` shows which names are taken",
+        // The message says what is taken, and by whom.
+        ErrorCode::AlreadyExists | ErrorCode::LeaseNotFound | ErrorCode::KeyNotFound => "",
         ErrorCode::Compacted => "read at a newer revision, or leave --rev out",
         ErrorCode::FutureRevision => "read at an older revision, or leave --rev out",
         ErrorCode::NodeNotFound => "`kvctl member list` and `kvctl shard list` show the nodes and their replicas",
@@ -135,9 +150,7 @@ fn hint_of(error: &Error) -> &'static str {
         }
         ErrorCode::Corrupt => "the node repairs itself from its peers; `kvctl endpoint status` shows its state",
         ErrorCode::Internal | ErrorCode::Unspecified => "the server's log says more; please report it",
-        ErrorCode::InvalidArgument | ErrorCode::LeaseNotFound | ErrorCode::KeyNotFound | ErrorCode::DuplicateKey => {
-            "`kvctl help COMMAND` shows what is expected"
-        }
+        ErrorCode::InvalidArgument | ErrorCode::DuplicateKey => HELP,
     }
 }
 
@@ -154,6 +167,7 @@ mod tests {
             message: "m".into(),
             detail: Box::default(),
             denied: false,
+            untrusted: false,
         };
         let exit = |error: Error| Failure::from(error).exit;
         assert_eq!(exit(base.clone()), Exit::Unavailable);
@@ -162,6 +176,16 @@ mod tests {
         assert_eq!(exit(Error { code: ErrorCode::Corrupt, ..base.clone() }), Exit::Unhealthy);
         assert_eq!(exit(Error { code: ErrorCode::LimitExceeded, ..base.clone() }), Exit::Usage);
         assert!(!hint_of(&base).is_empty());
+        let untrusted = Error { untrusted: true, code: ErrorCode::Unavailable, ..base.clone() };
+        assert!(hint_of(&untrusted).contains("--tls-ca") && !hint_of(&untrusted).contains("--timeout"));
+        assert_eq!(exit(untrusted), Exit::Unavailable);
+    }
+
+    #[test]
+    fn help_is_offered_for_the_command_that_was_run() {
+        let hint = |code| Failure::from(Error::not_applied(code, "m")).of_command("member add").hint;
+        assert_eq!(hint(ErrorCode::InvalidArgument), "`kvctl help member add` shows what is expected");
+        assert_eq!(hint(ErrorCode::AlreadyExists), "");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `export`: all records of one revision, as import reads them.
+//! `export`: all records, of one revision in each shard, as import reads them.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub(crate) async fn export(context: &mut Context<'_>, args: ExportArgs) -> Resul
     let Some(file) = args.file.clone().filter(|file| file.as_os_str() != "-") else {
         let (progress, revision) = write_all(context, &args, None).await?;
         // Standard output carries the records; what is said about them goes elsewhere.
-        return context.warn(&format!("{} at revision {revision}", progress.summary())).await;
+        return context.warn(&summary(&progress, revision)).await;
     };
     let name = file.display().to_string();
     let partial = partial(&file);
@@ -34,9 +34,15 @@ pub(crate) async fn export(context: &mut Context<'_>, args: ExportArgs) -> Resul
             });
             context.print_json(&summary).await
         }
-        Format::Simple | Format::Table => {
-            context.print(format!("{} at revision {revision}\n", progress.summary())).await
-        }
+        Format::Simple | Format::Table => context.print(format!("{}\n", summary(&progress, revision))).await,
+    }
+}
+
+/// Many shards have no revision in common.
+fn summary(progress: &Progress, revision: u64) -> String {
+    match revision {
+        0 => progress.summary(),
+        revision => format!("{} at revision {revision}", progress.summary()),
     }
 }
 

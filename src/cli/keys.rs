@@ -10,7 +10,8 @@ use super::args::{DelArgs, Format, GetArgs, ListArgs, PutArgs, RangeArgs, ScanAr
 use super::exit::{Exit, Failure};
 use super::table::table;
 use super::{Context, text};
-use crate::client::{Keys, PutOptions, Record, ScanOptions};
+use crate::client::{BatchOperation, Client, Consistency, ErrorCode, Keys, PutOptions, Record, ScanOptions};
+use crate::types::limits::BATCH_OPERATIONS_MAX;
 
 fn bytes(argument: OsString) -> Bytes {
     argument.into_vec().into()
@@ -144,15 +145,54 @@ pub(crate) async fn put(context: &mut Context<'_>, args: PutArgs) -> Result<(), 
 pub(crate) async fn del(context: &mut Context<'_>, args: DelArgs) -> Result<(), Failure> {
     let client = context.client().await?;
     let deleted = match args.key {
-        Some(key) if args.prefix => client.delete_range(&Keys::prefix(bytes(key))).await?,
+        Some(key) if args.prefix => delete_range(&client, Keys::prefix(bytes(key))).await?,
         Some(key) => u64::from(client.delete(bytes(key)).await?),
-        None => client.delete_range(&range(RangeArgs { prefix: None, from: args.from, to: args.to })).await?,
+        None => delete_range(&client, range(RangeArgs { prefix: None, from: args.from, to: args.to })).await?,
     };
     match context.format() {
         Format::Json => context.print_json(&json!({ "deleted": deleted })).await?,
         Format::Simple | Format::Table => context.print(format!("{deleted}\n")).await?,
     }
     if deleted == 0 { Err(Failure::silent(Exit::NotFound)) } else { Ok(()) }
+}
+
+/// Deletes a range in one step, or, where it lies in several shards, piece by piece. Returns how many keys.
+async fn delete_range(client: &Client, mut keys: Keys) -> Result<u64, Failure> {
+    match client.delete_range(&keys).await {
+        Err(error) if error.code == ErrorCode::CrossShard => {}
+        done => return Ok(done?),
+    }
+    let options = ScanOptions::new().keys_only().limit(BATCH_OPERATIONS_MAX as u64);
+    let options = options.consistency(Consistency::Linearizable);
+    let mut deleted = 0;
+    loop {
+        // A new scan for each piece: an old revision may be forgotten while this goes on.
+        let mut found = Vec::new();
+        let mut scan = client.scan(keys.clone(), options.clone());
+        let cut_short = |error, deleted| {
+            let failure = Failure::from(error);
+            match deleted {
+                0 => failure,
+                deleted => Failure { message: format!("{} ({deleted} keys were deleted)", failure.message), ..failure },
+            }
+        };
+        while let Some(page) = scan.next_page().await.map_err(|error| cut_short(error, deleted))? {
+            found.extend(page.into_iter().map(|record| record.key));
+        }
+        let Some(last) = found.last() else { return Ok(deleted) };
+        keys = keys.from([last.as_ref(), &[0]].concat());
+        let operations: Vec<_> = found.iter().cloned().map(BatchOperation::delete).collect();
+        let mut failed = None;
+        for outcome in client.batch(&operations).await.map_err(|error| cut_short(error, deleted))? {
+            match outcome.result {
+                Ok(_) => deleted += outcome.operations.len() as u64,
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(cut_short(error, deleted));
+        }
+    }
 }
 
 pub(crate) async fn count(context: &mut Context<'_>, args: RangeArgs) -> Result<(), Failure> {

@@ -42,7 +42,12 @@ async fn create(context: &mut Context<'_>, client: &Client, args: KeyspaceCreate
         replication_factor: args.replicas,
         history_revisions: args.history,
     };
-    let made = client.create_keyspace(request).await?;
+    let made = client.create_keyspace(request).await.map_err(|error| {
+        let taken = error.code == ErrorCode::AlreadyExists;
+        let failure = Failure::from(error);
+        let hint = "`kvctl keyspace list` shows which names are taken";
+        if taken { Failure { hint: hint.to_owned(), ..failure } } else { failure }
+    })?;
     let keyspace = made.keyspace.unwrap_or_default();
     match context.format() {
         Format::Json => {
@@ -76,11 +81,16 @@ async fn describe(context: &mut Context<'_>, client: &Client, name: &str) -> Res
 }
 
 async fn drop(context: &mut Context<'_>, client: &Client, name: &str, yes: bool) -> Result<(), Failure> {
+    let map = client.map().await?;
+    let Some(keyspace) = map.keyspace(name) else {
+        return Err(Failure::usage(format!("there is no keyspace `{name}`"), "`kvctl keyspace list` shows them"));
+    };
     if !yes {
         let keys = client.with_keyspace(name).count(crate::client::Keys::all()).await;
         let what = match keys {
+            Ok(0) => "no key in it".to_owned(),
+            Ok(1) => "its only key".to_owned(),
             Ok(keys) => format!("all its {keys} keys"),
-            Err(error) if error.code == ErrorCode::KeyspaceNotFound => return Err(error.into()),
             Err(_) => "all its keys".to_owned(),
         };
         return Err(Failure::usage(
@@ -88,10 +98,6 @@ async fn drop(context: &mut Context<'_>, client: &Client, name: &str, yes: bool)
             "add --yes to do it",
         ));
     }
-    let map = client.map().await?;
-    let Some(keyspace) = map.keyspace(name) else {
-        return Err(Failure::usage(format!("there is no keyspace `{name}`"), "`kvctl keyspace list` shows them"));
-    };
     client.drop_keyspace(name, keyspace.id).await?;
     match context.format() {
         Format::Json => context.print_json(&json!({ "id": keyspace.id.0, "name": name })).await,

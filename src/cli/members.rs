@@ -137,7 +137,9 @@ fn operation_row(operation: &ShardOperation) -> Vec<String> {
 }
 
 fn state_of(operation: &ShardOperation) -> String {
-    if operation.cancelled { format!("cancelled; {}", operation.state) } else { operation.state.clone() }
+    // Nobody who leads has looked at it yet.
+    let state = if operation.state.is_empty() { "begins" } else { &operation.state };
+    if operation.cancelled { format!("cancelled; {state}") } else { state.to_owned() }
 }
 
 fn progress_of(operation: &ShardOperation) -> String {
@@ -197,4 +199,17 @@ async fn wait_for(context: &mut Context<'_>, client: &Client, id: OperationId) -
         time::sleep(LOOK).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ShardOperation, state_of};
+
+    #[test]
+    fn an_operation_always_has_a_state() {
+        let operation = ShardOperation::default();
+        assert_eq!(state_of(&operation), "begins");
+        assert_eq!(state_of(&ShardOperation { cancelled: true, ..operation.clone() }), "cancelled; begins");
+        assert_eq!(state_of(&ShardOperation { state: "waits".into(), ..operation }), "waits");
+    }
 }

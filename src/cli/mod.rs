@@ -114,7 +114,7 @@ impl<'e> Session<'e> {
             None => (self.profile.clone(), own.settings),
         };
         let settings = stronger.or(self.settings.clone());
-        let writes = command.writes();
+        let (writes, name) = (command.writes(), command.name());
         let (done, asked) = {
             let profile = profile.as_deref();
             let context = &mut Context {
@@ -135,6 +135,7 @@ impl<'e> Session<'e> {
             (done, context.asked)
         };
         let done = done.unwrap_or_else(|| Err(interrupted(writes && asked)));
+        let done = done.map_err(|failure| failure.of_command(name));
         let interrupted = done.as_ref().is_err_and(|failure| failure.exit == Exit::Interrupted);
         // A reader that stopped reading must not hold a command that was told to end.
         match if interrupted { Ok(()) } else { console.stdout.flush().await } {

@@ -122,7 +122,11 @@ pub(crate) fn settle(profiles: &Profiles, global: &Global) -> Result<(Option<Str
 pub(crate) async fn profile(context: &mut Context<'_>, command: ProfileCommand) -> Result<(), Failure> {
     let listing = match command {
         ProfileCommand::List => listing(context.profiles, context.profile),
-        ProfileCommand::Show => effective(context),
+        ProfileCommand::Show => {
+            // Every command would refuse it.
+            context.settings.consistency()?;
+            effective(context)
+        }
     };
     show(context, listing).await
 }

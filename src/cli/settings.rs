@@ -59,8 +59,13 @@ impl Settings {
     /// What is left open here is taken from `weaker`.
     #[must_use]
     pub(crate) fn or(self, weaker: Self) -> Self {
-        // A bound alone names the level as well, before anything weaker does.
+        // A bound alone names the level as well, before anything weaker does; and a level that needs no
+        // bound leaves a weaker one no use.
         let read = self.read.or(self.max_stale.map(|_| ReadFrom::Stale));
+        let bound = match read {
+            Some(ReadFrom::Linearizable | ReadFrom::Follower) => None,
+            Some(ReadFrom::Stale) | None => weaker.max_stale,
+        };
         Self {
             endpoints: self.endpoints.or(weaker.endpoints),
             tls_ca: self.tls_ca.or(weaker.tls_ca),
@@ -69,7 +74,7 @@ impl Settings {
             keyspace: self.keyspace.or(weaker.keyspace),
             timeout: self.timeout.or(weaker.timeout),
             read: read.or(weaker.read),
-            max_stale: self.max_stale.or(weaker.max_stale),
+            max_stale: self.max_stale.or(bound),
             zone: self.zone.or(weaker.zone),
             output: self.output.or(weaker.output),
         }
@@ -103,11 +108,16 @@ impl Settings {
         }
     }
 
-    /// How new reads must be. A bound beside a level that shows more than it demands is met anyway.
+    /// How new reads must be.
     pub(crate) fn consistency(&self) -> Result<Consistency, Failure> {
         match (self.read, self.max_stale) {
-            (Some(ReadFrom::Linearizable), _) | (None, None) => Ok(Consistency::Linearizable),
-            (Some(ReadFrom::Follower), _) => Ok(Consistency::Follower),
+            (Some(ReadFrom::Linearizable) | None, None) => Ok(Consistency::Linearizable),
+            (Some(ReadFrom::Follower), None) => Ok(Consistency::Follower),
+            (Some(ReadFrom::Linearizable | ReadFrom::Follower), Some(_)) => {
+                let message = "--max-stale bounds stale reads, and --read asks for others";
+                let hint = "leave one of them out; QUORATE_READ and QUORATE_MAX_STALE count as well";
+                Err(Failure::usage(message, hint))
+            }
             (Some(ReadFrom::Stale) | None, Some(max)) => Ok(Consistency::Stale(max)),
             (Some(ReadFrom::Stale), None) => {
                 Err(Failure::usage("stale reads need a bound", "add --max-stale, for instance --max-stale 5s"))
@@ -162,6 +172,11 @@ mod tests {
         let profile = Settings { read: Some(ReadFrom::Follower), ..Settings::default() };
         let stale = Consistency::Stale(Duration::from_secs(5));
         assert_eq!(flags.clone().or(profile.clone()).consistency().unwrap(), stale);
-        assert_eq!(profile.or(flags).consistency().unwrap(), Consistency::Follower);
+        assert_eq!(profile.clone().or(flags.clone()).consistency().unwrap(), Consistency::Follower);
+        for read in [ReadFrom::Follower, ReadFrom::Linearizable] {
+            let both = Settings { read: Some(read), ..flags.clone() };
+            assert!(both.clone().or(Settings::default()).consistency().is_err(), "in one breath");
+            assert!(Settings::default().or(both).consistency().is_err(), "in one profile");
+        }
     }
 }

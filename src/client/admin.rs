@@ -141,7 +141,8 @@ impl Client {
         self.core.call(&RemoveMemberRequest { node_id: node.0 }, &self.change()).await.map(|_| ())
     }
 
-    /// The node with this name or id (`n2` or `2`).
+    /// The node with this name, or else, for a bare number, with this id. A name is never read as an id:
+    /// a node called `n5` may have any, and the node with the id 5 any name.
     ///
     /// # Errors
     /// `NODE_NOT_FOUND` when there is none.
@@ -150,11 +151,12 @@ impl Client {
         // A node that leaves may have given its name to the one that takes its place.
         let named = map.nodes.values().filter(|node| node.name == name);
         let named = named.min_by_key(|node| node.standing == Standing::Leaving).map(|node| node.id);
-        let id = || name.strip_prefix('n').unwrap_or(name).parse().ok().map(NodeId);
+        let is_number = name.bytes().all(|byte| byte.is_ascii_digit());
+        let id = || name.parse().ok().filter(|_| is_number).map(NodeId);
         let found = named.or_else(|| id().filter(|id| map.nodes.contains_key(id)));
         found.ok_or_else(|| {
             let names: Vec<_> = map.nodes.values().map(|node| node.name.as_str()).collect();
-            let message = format!("there is no node `{name}`; the nodes are {}", names.join(", "));
+            let message = format!("no member {name}; there are {}", names.join(", "));
             Error::not_applied(ErrorCode::NodeNotFound, message)
         })
     }

@@ -33,7 +33,7 @@ pub(crate) struct Part {
 /// Refuses what no server takes.
 pub(crate) fn check(operations: &[BatchOperation]) -> Result<()> {
     if operations.len() > BATCH_OPERATIONS_MAX {
-        return Err(Error::limit("BATCH_OPERATIONS_MAX", BATCH_OPERATIONS_MAX, operations.len()));
+        return Err(Error::limit("batch_operations_max", BATCH_OPERATIONS_MAX, operations.len()));
     }
     let mut keys = BTreeSet::new();
     match operations.iter().find(|operation| !keys.insert(operation.key())) {

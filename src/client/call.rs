@@ -98,7 +98,7 @@ impl Core {
     pub(crate) async fn call<R: Rpc>(&self, request: &R, plan: &Plan<'_>) -> Result<R::Answer> {
         let size = request.encoded_len();
         if size > REQUEST_BYTES_MAX {
-            return Err(Error::limit("REQUEST_BYTES_MAX", REQUEST_BYTES_MAX, size));
+            return Err(Error::limit("request_bytes_max", REQUEST_BYTES_MAX, size));
         }
         let mut history = History::default();
         loop {

@@ -156,7 +156,7 @@ async fn what_cannot_succeed_is_not_tried_again() {
     assert_eq!(fake.asked("put").len(), 1);
 
     let huge = client.put("k", vec![0; 3 << 20]).await.unwrap_err();
-    assert_eq!((huge.code, huge.detail.limit.as_str()), (ErrorCode::LimitExceeded, "REQUEST_BYTES_MAX"));
+    assert_eq!((huge.code, huge.detail.limit.as_str()), (ErrorCode::LimitExceeded, "request_bytes_max"));
     let unknown = client.with_keyspace("nope").get("k").await.unwrap_err();
     assert_eq!(unknown.code, ErrorCode::KeyspaceNotFound);
     assert_eq!(fake.asked("put").len(), 1, "neither was sent");
@@ -287,7 +287,8 @@ async fn a_batch_is_retried_for_what_its_answer_says() {
     let twice = client.batch(&[BatchOperation::put("a", "1"), BatchOperation::delete("a")]).await.unwrap_err();
     assert_eq!(twice.code, ErrorCode::InvalidArgument);
     let many: Vec<_> = (0..200).map(|i| BatchOperation::delete(format!("{i}"))).collect();
-    assert_eq!(client.batch(&many).await.unwrap_err().code, ErrorCode::LimitExceeded);
+    let error = client.batch(&many).await.unwrap_err();
+    assert_eq!((error.code, error.detail.limit.as_str()), (ErrorCode::LimitExceeded, "batch_operations_max"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,8 +301,24 @@ async fn transactions_and_leaders_move() {
     client.move_leader(GroupId(2), client.find_node("n2").await.unwrap()).await.unwrap();
     assert!(client.delete("l").await.unwrap());
     assert!(!client.delete("l").await.unwrap());
-    assert_eq!(client.find_node("2").await.unwrap(), NodeId(2));
-    assert_eq!(client.find_node("x").await.unwrap_err().code, ErrorCode::NodeNotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_named_or_numbered_and_a_name_is_never_read_as_a_number() {
+    let fake = Fake::start(3);
+    for (at, name) in ["n2", "3", "backup"].into_iter().enumerate() {
+        name.clone_into(&mut fake.state.lock().map.nodes[at].name);
+    }
+    let client = fake.client(TIMEOUT).await;
+    let find = async |name| client.find_node(name).await;
+    assert_eq!(find("n2").await.unwrap(), NodeId(1));
+    assert_eq!(find("3").await.unwrap(), NodeId(2), "a name wins");
+    assert_eq!(find("1").await.unwrap(), NodeId(1));
+    for name in ["n3", "n1", "+1", "", "9", "x"] {
+        let error = find(name).await.unwrap_err();
+        let expected = format!("no member {name}; there are n2, 3, backup");
+        assert_eq!((error.code, error.message), (ErrorCode::NodeNotFound, expected));
+    }
 }
 
 #[test]

@@ -121,7 +121,7 @@ impl ClientConfig {
             return invalid("no endpoint given: name at least one node as host:port".into());
         }
         if self.endpoints.len() > ENDPOINTS_MAX {
-            return Err(Error::limit("ENDPOINTS_MAX", ENDPOINTS_MAX, self.endpoints.len()));
+            return Err(Error::limit("endpoints_max", ENDPOINTS_MAX, self.endpoints.len()));
         }
         if self.keyspace.is_empty() {
             return invalid("the keyspace has no name: leave it out to use `default`".into());

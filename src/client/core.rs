@@ -68,7 +68,9 @@ impl Core {
             Ok(connection) => connection,
             Err(message) => {
                 peer.failed();
-                return Err(Attempted { error: Error::retryable(ErrorCode::Unavailable, message), reached: false });
+                let untrusted = peer.distrust().is_some();
+                let error = Error { untrusted, ..Error::retryable(ErrorCode::Unavailable, message) };
+                return Err(Attempted { error, reached: false });
             }
         };
         let patience = deadline.saturating_duration_since(time::now());
@@ -99,8 +101,7 @@ impl Core {
         if let Some(why) = connection.refused() {
             connection.discard();
             peer.failed();
-            let message = peer.distrusted(why);
-            return Err(Attempted { error: Error::retryable(ErrorCode::Unavailable, message), reached: false });
+            return Err(Attempted { error: Error::untrusted(peer.distrusted(why)), reached: false });
         }
         Err(match sent(&status) {
             Sent::Answered => {
@@ -162,7 +163,7 @@ impl Core {
             let peer = self.peers.get(address);
             if peer.admit().is_err() {
                 match peer.distrust() {
-                    Some(why) => last = Error::retryable(ErrorCode::Unavailable, why),
+                    Some(why) => last = Error::untrusted(why),
                     None => hopeless = false,
                 }
                 continue;

@@ -47,6 +47,8 @@ pub struct Error {
     pub detail: Box<ErrorDetail>,
     /// Whether the server denied the caller the right to do this.
     pub denied: bool,
+    /// Whether the two ends of a connection did not believe each other, or only one of them speaks TLS.
+    pub untrusted: bool,
 }
 
 /// The result of a call.
@@ -75,7 +77,12 @@ impl Error {
             retryable,
             ..Default::default()
         };
-        Self { outcome, code, message: message.into(), detail: detail.into(), denied: false }
+        Self { outcome, code, message: message.into(), detail: detail.into(), denied: false, untrusted: false }
+    }
+
+    /// Nothing was sent: the two ends did not believe each other.
+    pub(crate) fn untrusted(message: impl Into<String>) -> Self {
+        Self { untrusted: true, ..Self::retryable(ErrorCode::Unavailable, message) }
     }
 
     /// A named limit of the API that the client checks before it sends.
@@ -119,7 +126,7 @@ impl Error {
         };
         let said = detail.code();
         let code = if said == ErrorCode::Unspecified { ErrorCode::Internal } else { said };
-        Self { outcome, code, message: message.to_owned(), detail: detail.into(), denied: false }
+        Self { outcome, code, message: message.to_owned(), detail: detail.into(), denied: false, untrusted: false }
     }
 
     /// A status that did not come from Quorate's own code: gRPC itself, or a proxy.

@@ -71,7 +71,7 @@ impl Way {
     async fn open(self, address: &str, verdict: Verdict) -> io::Result<Box<dyn Stream>> {
         let stream = self.net.connect(address).await?;
         match self.tls {
-            None => Ok(tls::attentive(stream, verdict)),
+            None => Ok(tls::attentive(stream, verdict, "name the CA of its certificate (--tls-ca)")),
             Some(tls) => tls.connect(stream, address, verdict).await,
         }
     }

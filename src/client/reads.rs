@@ -59,7 +59,7 @@ impl Client {
         Ok(answer.record)
     }
 
-    /// Records of a range in key order, all of one revision; see [`Scan`].
+    /// Records of a range in key order, all of one revision in each shard; see [`Scan`].
     pub fn scan(&self, keys: Keys, options: ScanOptions) -> Scan {
         Scan::new(self.clone(), &keys, options)
     }

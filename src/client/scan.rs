@@ -1,4 +1,4 @@
-//! A scan: pages of records in key order, all of one revision.
+//! A scan: pages of records in key order, all of one revision, or, over many shards, of one for each.
 
 use std::collections::VecDeque;
 
@@ -113,7 +113,7 @@ impl Scan {
         stream::try_unfold(self, |mut scan| async move { Ok(scan.next().await?.map(|record| (record, scan))) })
     }
 
-    /// The revision that all pages show; 0 before the first page.
+    /// The revision that all pages show; 0 before the first page, and over many shards.
     pub fn revision(&self) -> u64 {
         self.position.revision
     }

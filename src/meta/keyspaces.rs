@@ -37,11 +37,18 @@ pub fn place(map: &ShardMap, request: CreateKeyspaceRequest) -> CreateKeyspace {
     CreateKeyspace { keyspace: Some(request), placements }
 }
 
-fn factor(request: &CreateKeyspaceRequest, map: &ShardMap) -> usize {
+/// Replicas that each shard is to have. More than there are nodes only where nothing else was asked for: the
+/// planner makes the others when nodes come.
+fn wanted(request: &CreateKeyspaceRequest) -> u32 {
     match request.replication_factor {
-        0 => map.staying().count().min(REPLICATION_FACTOR_DEFAULT as usize),
-        asked => asked as usize,
+        0 => REPLICATION_FACTOR_DEFAULT,
+        asked => asked,
     }
+}
+
+/// Replicas that each shard has from the beginning.
+fn factor(request: &CreateKeyspaceRequest, map: &ShardMap) -> usize {
+    map.staying().count().min(wanted(request) as usize)
 }
 
 pub(super) fn create(writes: &mut WriteSet<'_>, command: CreateKeyspace) -> Answer {
@@ -59,11 +66,12 @@ pub(super) fn create(writes: &mut WriteSet<'_>, command: CreateKeyspace) -> Answ
     }
     let sharding =
         request.sharding.and_then(|sharding| sharding.kind).unwrap_or(Sharding::Single(v1::sharding::Single {}));
+    let replication_factor = wanted(&request);
     let keyspace = v1::Keyspace {
         id: state.next_keyspace_id,
         name: request.name,
         sharding: Some(v1::Sharding { kind: Some(sharding) }),
-        replication_factor: u32::try_from(factor).unwrap_or(REPLICATION_FACTOR_MAX),
+        replication_factor,
         history_revisions: request.history_revisions,
         dropping: false,
     };

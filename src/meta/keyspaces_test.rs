@@ -158,3 +158,17 @@ proptest! {
         prop_assert_eq!(next, None);
     }
 }
+
+#[test]
+fn a_keyspace_of_a_small_cluster_gets_its_replicas_when_nodes_come() {
+    let mut meta = Meta::new(1);
+    assert_eq!(meta.create(hash("events", 2)), Ok(2));
+    let alone = CreateKeyspaceRequest { replication_factor: 1, ..hash("alone", 1) };
+    assert_eq!(meta.create(alone), Ok(3));
+    let id = |meta: &Meta, name: &str| meta.map().keyspace(name).unwrap().id;
+    let (events, single) = (id(&meta, "events"), id(&meta, "alone"));
+    assert!(meta.map().shards_of(events).all(|shard| shard.replicas.len() == 1));
+    assert_eq!((meta.map().replicas_wanted(events), meta.map().replicas_wanted(single)), (1, 1));
+    assert_eq!((meta.join("n2", 7, ""), meta.join("n3", 8, "")), (Ok(2), Ok(3)));
+    assert_eq!((meta.map().replicas_wanted(events), meta.map().replicas_wanted(single)), (3, 1));
+}

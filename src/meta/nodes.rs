@@ -69,6 +69,9 @@ pub(super) fn add(writes: &mut WriteSet<'_>, command: AddNode) -> Result<MetaRes
             state.next_node_id - 1
         }
     };
+    if let Some((address, holder)) = held_address(&map, &node, replaced) {
+        return Ok(address_held(address, holder).into());
+    }
     tables::put_node(writes, &node);
     tables::put_token(writes, node.id, token);
     if let Some(old) = replaced.and_then(|old| map.nodes.get(&old)) {
@@ -143,6 +146,29 @@ fn name_taken(name: &str, by: NodeId) -> meta_result::Kind {
         "the name `{name}` is node {}'s: choose another, or, if that node has lost its disk, take its place with \
          --replace {name}",
         by.0
+    );
+    refuse(ErrorCode::AlreadyExists, message)
+}
+
+/// An address that the node names and another has, and who that is. Of two nodes that say to be in the same
+/// place the others reach one, and take it for both. Who leaves, or is replaced, gives its addresses up.
+fn held_address<'a>(map: &'a ShardMap, node: &'a v1::Node, replaced: Option<NodeId>) -> Option<(&'a str, &'a Node)> {
+    let keeps_its =
+        |other: &&Node| other.id.0 != node.id && Some(other.id) != replaced && other.standing != Standing::Leaving;
+    let named = [&node.peer_address, &node.client_address].into_iter().filter(|address| !address.is_empty());
+    let mut held = named.flat_map(|address| {
+        let has = |other: &&Node| other.peer_address == *address || other.client_address == *address;
+        map.nodes.values().filter(keeps_its).filter(has).map(|other| (address.as_str(), other))
+    });
+    held.next()
+}
+
+fn address_held(address: &str, holder: &Node) -> meta_result::Kind {
+    let Node { id, name, .. } = holder;
+    let message = format!(
+        "the address {address} is that of member `{name}` (node {}): name one of its own, or, if that node has lost \
+         its disk, take its place with --replace {name}",
+        id.0
     );
     refuse(ErrorCode::AlreadyExists, message)
 }

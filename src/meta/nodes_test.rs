@@ -92,3 +92,32 @@ fn what_a_node_says_of_itself_does_not_bring_it_back() {
     assert_eq!(standing_of(&meta, 3), Some(Standing::Leaving));
     assert_eq!(meta.map().nodes[&NodeId(3)].client_address, "new:1");
 }
+
+/// A node joins, or is announced, with these addresses.
+fn join_at(meta: &mut Meta, name: &str, token: u64, replace: &str, peer: &str, client: &str) -> Result<u64, ErrorCode> {
+    let (peer_address, client_address) = (peer.to_owned(), client.to_owned());
+    let node = v1::Node { name: name.into(), peer_address, client_address, ..Default::default() };
+    meta.apply(Kind::AddNode(AddNode { node: Some(node), token, replace: replace.into() })).map(|(_, id)| id)
+}
+
+#[test]
+fn an_address_belongs_to_one_member() {
+    let mut meta = Meta::new(3);
+    assert_eq!(join_at(&mut meta, "n4", 1, "", "four:2380", "four:2379"), Ok(4));
+    for (peer, client) in
+        [("four:2380", "five:2379"), ("five:2380", "four:2379"), ("four:2379", "five:2379"), ("five:2380", "four:2380")]
+    {
+        let refused = Err(ErrorCode::AlreadyExists);
+        assert_eq!(join_at(&mut meta, "n5", 2, "", peer, client), refused, "{peer} {client}");
+        assert_eq!(join_at(&mut meta, "n5", 2, "n3", peer, client), refused, "another one's place is no excuse");
+    }
+    assert_eq!(join_at(&mut meta, "n5", 0, "", "four:2380", ""), Err(ErrorCode::AlreadyExists), "announced");
+    assert_eq!(join_at(&mut meta, "n4", 1, "", "four:2380", "four:2379"), Ok(4), "its first answer was lost");
+    // Who was announced comes from where it was said to be; nobody else does.
+    assert_eq!(join_at(&mut meta, "n5", 0, "", "five:2380", ""), Ok(5));
+    assert_eq!(join_at(&mut meta, "n6", 3, "", "five:2380", "six:2379"), Err(ErrorCode::AlreadyExists));
+    assert_eq!(join_at(&mut meta, "n5", 4, "", "five:2380", "five:2379"), Ok(5));
+    // Who takes a place may stand where the other stood, also when that one is replaced in turn.
+    assert_eq!(join_at(&mut meta, "n4", 5, "n4", "four:2380", "four:2379"), Ok(6));
+    assert_eq!(join_at(&mut meta, "n7", 6, "n4", "four:2380", "four:2379"), Ok(7));
+}

@@ -177,7 +177,7 @@ impl NodeConfig {
             peer_tls: security.peer,
             insecure: security.insecure,
             founding: addresses.founding,
-            join: given.parsed("join", values::reachable)?,
+            join: given.parsed("join", values::peer_reachable)?,
             replace,
             labels: given.parsed("labels", values::labels)?.unwrap_or_default(),
             replication_factor: given.number(
@@ -279,9 +279,9 @@ impl Addresses {
                 ConfigError::Conflict(format!("cluster names {names}, but not this node: name is {name}"))
             })?),
         };
-        let peer_listen = given.parsed("peer_addr", values::listening)?;
+        let peer_listen = given.parsed("peer_addr", values::peer_listening)?;
         let peer_listen = peer_listen.or_else(|| own.cloned()).unwrap_or_else(|| PEER_ADDRESS.to_owned());
-        let peer_advertise = match (given.parsed("peer_advertise", values::reachable)?, own) {
+        let peer_advertise = match (given.parsed("peer_advertise", values::peer_reachable)?, own) {
             (Some(address), Some(own)) if address != *own => {
                 return Err(ConfigError::Conflict(format!(
                     "peer_advertise is {address}, but cluster says that {name} is at {own}"

@@ -287,6 +287,11 @@ pub(super) async fn change_replicas(
     request: v1::ChangeReplicasRequest,
     deadline: Instant,
 ) -> Result<v1::ChangeReplicasResponse, Failure> {
+    if request.shard_id == GroupId::META.0 {
+        let message =
+            "shard 1 is the metadata group, whose replicas follow the members by themselves: every node has one";
+        return Err(Failure::refused(ErrorCode::InvalidArgument, message));
+    }
     let map = router.map();
     let mut remove_replica_id = 0;
     if request.remove_node_id > 0 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::env::Env;
-use crate::env::time;
+use crate::env::time::{self, Instant};
 use crate::env::tls::PeerTls;
 use crate::proto::v1;
 use crate::raft::{self, HelloError, HostError, Identity, IdentityError};
@@ -16,7 +16,7 @@ use super::{NodeConfig, StartError};
 
 /// Pause before a member is asked again to take this node in.
 const RETRY: Duration = Duration::from_millis(500);
-/// How often a wait for it is said aloud.
+/// How often a wait for the same reason is said aloud.
 const REPORT: Duration = Duration::from_secs(5);
 
 /// Where this node's identity comes from.
@@ -72,7 +72,7 @@ impl Origin {
         let replace = config.replace.as_deref().unwrap_or_default();
         let tls = config.peer_tls.clone().map(|files| PeerTls::start(env, files, &config.name)).transpose();
         let tls = tls.map_err(HostError::from)?.map(Arc::new);
-        let mut reported = time::now();
+        let mut told: Option<(String, Instant)> = None;
         loop {
             match raft::join(&*env.net, tls.as_ref(), member, node.clone(), token, replace).await {
                 Ok((cluster_id, node)) => {
@@ -81,9 +81,9 @@ impl Origin {
                 }
                 Err(HelloError::Refused(why)) => return Err(StartError::Refused(format!("cannot join: {why}"))),
                 Err(HelloError::Unreachable(why)) => {
-                    if time::now() - reported > REPORT {
-                        reported = time::now();
+                    if told.as_ref().is_none_or(|(before, at)| *before != why || time::now() - *at > REPORT) {
                         tracing::info!(member, why, "waiting for the cluster to take this node in");
+                        told = Some((why, time::now()));
                     }
                     time::sleep(RETRY).await;
                 }

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use crate::env::time::Instant;
 use crate::proto::internal::change_membership::Change;
+use crate::proto::internal::meta_command::{AddNode, Kind};
 use crate::proto::internal::replicas_state::Replica;
-use crate::proto::internal::{ChangeMembership, ReplicasState};
+use crate::proto::internal::{ChangeMembership, MetaCommand, ReplicasState};
 use crate::proto::v1::ErrorCode;
 use crate::raft::{ChangeError, Group, Member, Members};
+use crate::types::map::{Node, ShardMap, Standing};
 use crate::types::{GroupId, NodeId, ReplicaId};
 
 use super::Failure;
@@ -60,6 +62,29 @@ pub(super) async fn change(
         None => return Err(Failure::refused(ErrorCode::InvalidArgument, "an empty change of members")),
     };
     done.map_err(|error| failure(id, &error))
+}
+
+/// Refuses to give the place of a node away that is heard of: it would be put out while it serves. Asked of
+/// the leader, who alone knows.
+pub(super) fn check_replaced(group: &Group, map: &ShardMap, command: &MetaCommand) -> Result<(), Failure> {
+    let Some(Kind::AddNode(AddNode { replace, .. })) = &command.kind else { return Ok(()) };
+    let named = |node: &&Node| node.name == *replace && node.standing == Standing::Member;
+    // Nobody, or nobody yet: the command itself says what that means.
+    let Some(old) = map.nodes.values().find(named) else { return Ok(()) };
+    let members = members(GroupId::META, group)?;
+    if !has_majority(&members, members.voters().into_iter()) {
+        // A new leader has heard of nobody yet.
+        let message = format!("whether node `{replace}` is still there is not known yet");
+        return Err(Failure::retry(ErrorCode::Unavailable, message));
+    }
+    if members.replicas.get(&ReplicaId(old.id.0)).is_some_and(|member| member.answers) {
+        let message = format!(
+            "node `{replace}` is still there: stop it, and this goes on as soon as it is no longer heard of; or take \
+             it out with `kvctl member remove {replace}`, and start this node without --replace"
+        );
+        return Err(Failure::retry(ErrorCode::Unavailable, message));
+    }
+    Ok(())
 }
 
 fn members(id: GroupId, group: &Group) -> Result<Members, Failure> {

@@ -121,6 +121,12 @@ impl Router {
         self.groups.lock().clone()
     }
 
+    /// Who leads a group without a replica here, as this node was last told; it may lead no longer. `None`
+    /// when this node had no reason to ask.
+    pub(super) fn hint(&self, id: GroupId) -> Option<NodeId> {
+        self.hints.lock().get(&id).copied()
+    }
+
     /// Executes a request on the leader of its shard.
     pub(super) async fn execute(&self, request: ShardRequest, deadline: Instant) -> Result<ShardResponse, Failure> {
         let id = GroupId(request.shard_id);
@@ -324,6 +330,7 @@ impl Router {
                 Ok(group_response::Kind::Shard(response))
             }
             group_request::Kind::Meta(command) if id == GroupId::META => {
+                replicas::check_replaced(group, &self.map(), command)?;
                 let applied = group.propose(command.encode_to_vec().into(), deadline).await;
                 let applied = applied.map_err(|error| execute::propose_failure(id, error))?;
                 let result = MetaResult::decode(applied.answer).map_err(|error| malformed(&error))?;

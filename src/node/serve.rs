@@ -259,7 +259,12 @@ impl Service for Node {
         }
         for shard in map.shards.values().filter(|shard| wanted.is_none_or(|keyspace| keyspace.id == shard.keyspace)) {
             let name = map.keyspaces.get(&shard.keyspace).map_or("", |keyspace| keyspace.name.as_str());
-            shards.push(entry(shard.into(), name, led(&shard.id).as_ref()));
+            let mut entry = entry(shard.into(), name, led(&shard.id).as_ref());
+            if !groups.contains_key(&shard.id) {
+                let hint = self.inner.router.hint(shard.id).filter(|node| shard.replica_on(*node).is_some());
+                entry.leader_node_id = hint.map_or(0, |node| node.0);
+            }
+            shards.push(entry);
         }
         Ok(v1::ShardsResponse { shards })
     }

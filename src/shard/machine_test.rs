@@ -111,7 +111,7 @@ fn operations_see_those_before_them() {
         .iter()
         .filter_map(|result| match result.kind.as_ref().unwrap() {
             OperationResultKind::Range(range) => Some(range.count),
-            _ => None,
+            OperationResultKind::Put(_) | OperationResultKind::Delete(_) | OperationResultKind::Transaction(_) => None,
         })
         .collect();
     assert_eq!(counts, [0, 1]);

@@ -185,7 +185,7 @@ impl Model {
             OperationKind::Transaction(nested) => {
                 Operation { kind: Some(OperationKind::Transaction(self.choose(nested))) }
             }
-            _ => operation.clone(),
+            OperationKind::Put(_) | OperationKind::Delete(_) | OperationKind::Range(_) => operation.clone(),
         });
         let compares = if succeeded { Vec::new() } else { txn.compares.clone() };
         Transaction { compares, success: decided.collect(), failure: Vec::new() }
@@ -293,7 +293,7 @@ impl Model {
         let order = |one: &Record, two: &Record| match range.sort() {
             SortTarget::Key => one.key.cmp(&two.key),
             SortTarget::Value => one.value.cmp(&two.value),
-            _ => number(one).cmp(&number(two)),
+            SortTarget::Version | SortTarget::CreateRevision | SortTarget::ModRevision => number(one).cmp(&number(two)),
         };
         // A stable sort of what lies in key order: equals stay in it.
         records.sort_by(|one, two| if range.reverse { order(two, one) } else { order(one, two) });
@@ -375,7 +375,7 @@ fn writes(operation: &Operation) -> (Vec<Bytes>, Vec<Interval>) {
 fn written_twice(branch: &[Operation]) -> bool {
     let within = branch.iter().any(|operation| match operation.kind.as_ref().unwrap() {
         OperationKind::Transaction(nested) => twice_within(nested),
-        _ => false,
+        OperationKind::Put(_) | OperationKind::Delete(_) | OperationKind::Range(_) => false,
     });
     let written: Vec<_> = branch.iter().map(writes).collect();
     let clash = |one: &(Vec<Bytes>, Vec<Interval>), two: &(Vec<Bytes>, Vec<Interval>)| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Longest key, in bytes. The empty key is no key.
 pub const KEY_BYTES_MAX: usize = 8 * 1024;
 /// Longest value, in bytes, unless configured otherwise.
-pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
+pub const VALUE_BYTES_MAX: usize = 1536 * 1024;
 /// Largest request, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest replicated command, in bytes: a request with what a node adds to it. A log entry must be
@@ -31,6 +31,8 @@ pub const PAGE_RECORDS_DEFAULT: usize = 1_000;
 pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest answer to a client, in bytes: a page with its framing.
 pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Largest put or transaction through etcd's API, in bytes; etcd's own default.
+pub const ETCD_REQUEST_BYTES_MAX: usize = 1536 * 1024;
 /// Largest answer to a client of etcd's API, in bytes: a range is answered whole there.
 pub const ETCD_RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest life of a lease that etcd's API grants, in seconds; etcd's own.

@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 use super::harness::{Cluster, check_filled, eventually, fill};
 
 const KEY_BYTES_MAX: usize = 8 * 1024;
-const VALUE_BYTES_MAX: usize = 1024 * 1024;
+const VALUE_BYTES_MAX: usize = 1536 * 1024;
 const REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// What a refusal carries for programs.

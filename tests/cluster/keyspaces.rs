@@ -120,3 +120,26 @@ async fn what_makes_no_sense_makes_no_keyspace() {
     let listed = kvctl(&cluster, &["keyspace", "list"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_range_over_many_shards_is_deleted_piece_by_piece() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    kvctl(&cluster, &["keyspace", "create", "events", "--hash", "4"]);
+    kvctl(&cluster, &["keyspace", "create", "users", "--range", "g,p5"]);
+    for name in ["events", "users"] {
+        let del = |arguments: &[&str]| kvctl(&cluster, &[&["--keyspace", name, "del"], arguments].concat());
+        let within = client.with_keyspace(name);
+        fill(&within, "k", 0..50, 20).await;
+        fill(&within, "p", 0..300, 20).await;
+        fill(&within, "a", 0..10, 20).await;
+        fill(&within, "z", 0..10, 20).await;
+        assert_eq!(del(&["--prefix", "p"]).trim(), "300", "{name}");
+        assert_eq!(del(&["--from", "z"]).trim(), "10", "{name}");
+        assert_eq!(del(&["--to", "b"]).trim(), "10", "{name}");
+        let (code, said, _) = cluster.kvctl(&["--keyspace", name, "del", "--prefix", "p"]);
+        assert_eq!((code, said.as_str()), (1, "0\n"), "{name}");
+        check_filled(&within, "k", 0..50, 20).await;
+        assert_eq!(kvctl(&cluster, &["--keyspace", name, "count"]).trim(), "50");
+    }
+}

@@ -7,9 +7,12 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use quorate::client::{Client, Keys, NodeStanding, ScanOptions};
+use quorate::proto::internal::peer_client::PeerClient;
+use quorate::proto::internal::{HelloRequest, Incarnation};
 use quorate::types::NodeId;
 use quorate::types::map::{ShardMap, Standing};
 use tokio::task::JoinHandle;
+use tonic::transport::Endpoint;
 
 use super::harness::{Cluster, check_filled, eventually, fill};
 
@@ -95,6 +98,11 @@ fn is_even(map: &ShardMap) -> bool {
     loads.iter().max().unwrap_or(&0) - loads.iter().min().unwrap_or(&0) <= 1
 }
 
+/// Waits until a node has written this.
+async fn said_by(cluster: &Cluster, at: usize, words: &str) {
+    eventually(words, || async { cluster.nodes[at].output().contains(words).then_some(()) }).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_come_and_go_under_load() {
     let mut cluster = Cluster::start(5).await;
@@ -124,10 +132,13 @@ async fn nodes_come_and_go_under_load() {
     settled(&client, 6).await;
     took.push(("one was removed", began.elapsed()));
 
-    let began = Instant::now();
-    cluster.nodes[2].kill();
+    // Not while it runs; and without being asked again once it does not.
     let at = cluster.add("n3", 0, &["--replace", "n3"]);
     cluster.nodes[at].start();
+    said_by(&cluster, at, "node `n3` is still there: stop it").await;
+    assert!(client.map().await.unwrap().nodes.values().all(|node| node.standing == Standing::Member));
+    let began = Instant::now();
+    cluster.nodes[2].kill();
     cluster.wait_ready().await;
     settled(&client, 6).await;
     took.push(("a dead one was replaced", began.elapsed()));
@@ -149,6 +160,9 @@ async fn a_cluster_grows_from_one_node_and_survives_the_first() {
     let mut cluster = Cluster::start(1).await;
     let client = cluster.client().await;
     fill(&client, "k", 0..200, 50).await;
+    // Made when there are nodes for one replica only: the others come with the nodes.
+    let (code, _, said) = cluster.kvctl(&["keyspace", "create", "events", "--hash", "2"]);
+    assert_eq!(code, 0, "{said}");
     for name in ["n2", "n3"] {
         let at = cluster.add(name, 0, &[]);
         cluster.nodes[at].start();
@@ -186,18 +200,28 @@ async fn changes_of_members_that_make_no_sense_are_refused() {
         assert!(said.contains(words), "{arguments:?}: {said}");
     };
     for (arguments, words) in [
-        (&["member", "remove", "n9"][..], "there is no node `n9`"),
+        (&["member", "remove", "n9"][..], "no member n9; there are n1, n2, n3"),
         (&["member", "add", "n1", "127.0.0.1:1"], "n1"),
         (&["member", "add", "with space", "127.0.0.1:1"], "characters"),
         (&["member", "add", "n4", "nowhere"], "host:port"),
         (&["shard", "add-replica", "2", "n1"], "already"),
         (&["shard", "add-replica", "99", "n1"], "does not exist"),
+        (&["shard", "add-replica", "1", "n1"], "replicas follow the members by themselves"),
+        (&["shard", "remove-replica", "1", "n1"], "replicas follow the members by themselves"),
+        (&["member", "add", "n4", "nowhere"], "hint: `kvctl help member add`"),
+        (&["keyspace", "drop", "nope"], "hint: `kvctl keyspace list` shows them"),
+        (&["keyspace", "create", "default"], "hint: `kvctl keyspace list` shows which names are taken"),
         (&["shard", "add-replica", "x", "n1"], "no shard id"),
         (&["shard", "remove-replica", "2", "n1"], "add one elsewhere first"),
         (&["operation", "cancel", "7"], "does not run"),
     ] {
         refused(&cluster, arguments, words);
     }
+    // The address of another; it is named.
+    let (peer, client_address) = (cluster.nodes[1].peer.clone(), cluster.nodes[1].client.clone());
+    refused(&cluster, &["member", "add", "n4", &peer], "is that of member `n2`");
+    let at = cluster.add("n4", 0, &["--client-advertise", &client_address]);
+    assert!(cluster.nodes[at].start_in_vain().contains("is that of member `n2`"));
     // A used name; a port that is none of peers; a directory of a founding node.
     let at = cluster.add("n2", 0, &[]);
     assert!(cluster.nodes[at].start_in_vain().contains("--replace n2"));
@@ -251,4 +275,31 @@ async fn the_only_replica_of_a_shard_moves_and_moves_again() {
     let (code, _, said) = cluster.kvctl(&["member", "remove", "n1"]);
     assert_eq!(code, 0, "{said}");
     check_filled(&cache, "k", 0..150, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_to_join_stops_when_it_is_told_to() {
+    let mut cluster = Cluster::new(1, &[]);
+    // The member that it asks does not run.
+    let at = cluster.add("n2", 0, &[]);
+    cluster.nodes[at].start();
+    said_by(&cluster, at, "waiting for the cluster to take this node in").await;
+    let began = Instant::now();
+    assert_eq!(cluster.nodes[at].terminate(), Some(0), "{}", cluster.nodes[at].output());
+    assert!(began.elapsed().as_secs() < 5, "it took {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_looks_for_another_node_is_told_of_once() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let channel = Endpoint::from_shared(format!("http://{}", node.peer)).unwrap().connect().await.unwrap();
+    for from in [4, 5, 4, 5, 4, 5] {
+        let from = Some(Incarnation { node_id: from, boot: 1, nonce: 7 });
+        let request = HelloRequest { from, to_node_id: 9, protocol: 1, ..HelloRequest::default() };
+        PeerClient::new(channel.clone()).hello(request).await.unwrap_err();
+    }
+    let output = node.output();
+    let lines: Vec<_> = output.lines().filter(|line| line.contains("this is node n1, not n9")).collect();
+    assert_eq!(lines.len(), 2, "once for each peer:\n{}", lines.join("\n"));
 }

@@ -36,7 +36,7 @@ fn refused(cluster: &Cluster, tls: &[&str], words: &str) -> String {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{tls:?}: {said}");
-    assert!(said.contains(words) && said.contains("hint: "), "{tls:?}: {said}");
+    assert!(said.contains(words) && said.contains("hint: check --tls-ca"), "{tls:?}: {said}");
     said
 }
 
@@ -298,7 +298,7 @@ async fn a_node_in_the_clear_and_one_with_tls_tell_each_other_apart() {
     }
     let at = secure.add("n2", 0, &[]);
     let said = secure.nodes[at].start_in_vain();
-    assert!(said.contains("it speaks TLS and this end does not"), "{said}");
+    assert!(said.contains("it speaks TLS and this end does not: give this node its files (--peer-tls-cert"), "{said}");
     let words = ["refused a connection on the peer port", "it does not speak TLS"];
     assert_eq!(lines(&secure.nodes[0], " WARN ", &words), 1, "{}", secure.nodes[0].output());
     // Nor is anything of the protocol heard in the clear.
@@ -471,6 +471,8 @@ async fn files_that_cannot_be_used_stop_the_start_or_change_nothing() {
         cluster.nodes[0].set_flag(flag, path);
         let said = cluster.nodes[0].start_in_vain();
         assert!(said.contains(words) && said.contains("TLS files cannot be used"), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(last.matches(words).count(), 1, "{last}");
         cluster.nodes[0].set_flag(flag, &good);
     }
     cluster.start_all();

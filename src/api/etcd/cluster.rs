@@ -12,7 +12,14 @@ use crate::proto::v1;
 #[tonic::async_trait]
 impl<S: Service> Cluster for Etcd<S> {
     async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Answer<pb::MemberAddResponse> {
-        self.run(request, |_, _| async move {
+        self.run(request, |asked, request| async move {
+            if request.peer_ur_ls.is_empty() || !request.peer_ur_ls.iter().all(|url| is_url(url)) {
+                return Err(error::BAD_URLS.into());
+            }
+            let is_known = |url: &String| members(&asked).iter().any(|member| member.peer_ur_ls.contains(url));
+            if request.peer_ur_ls.iter().any(is_known) {
+                return Err(error::URLS_EXIST.into());
+            }
             Err(otherwise("a member joins by itself: kvd --join PEER_ADDRESS --name NAME"))
         })
         .await
@@ -25,7 +32,7 @@ impl<S: Service> Cluster for Etcd<S> {
             asked.service.remove_member(remove, asked.deadline).await?;
             let mut left = members(&asked);
             left.retain(|member| member.id != request.id);
-            Ok(pb::MemberRemoveResponse { header: asked.local_header(), members: left })
+            Ok(pb::MemberRemoveResponse { header: asked.member_header(), members: left })
         })
         .await
     }
@@ -40,7 +47,7 @@ impl<S: Service> Cluster for Etcd<S> {
 
     async fn member_list(&self, request: Request<pb::MemberListRequest>) -> Answer<pb::MemberListResponse> {
         self.run(request, |asked, _| async move {
-            Ok(pb::MemberListResponse { header: asked.local_header(), members: members(&asked) })
+            Ok(pb::MemberListResponse { header: asked.member_header(), members: members(&asked) })
         })
         .await
     }
@@ -48,10 +55,18 @@ impl<S: Service> Cluster for Etcd<S> {
     async fn member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Answer<pb::MemberPromoteResponse> {
         self.run(request, |asked, request| async move {
             known(&asked, request.id)?;
-            Err(otherwise("members get their votes by themselves once they have caught up"))
+            // Members get their votes by themselves once they have caught up.
+            Err(error::NOT_LEARNER.into())
         })
         .await
     }
+}
+
+/// Scheme, host and port, and nothing else.
+fn is_url(url: &str) -> bool {
+    let Some(address) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    !host.is_empty() && !address.contains('/') && port.parse::<u16>().is_ok()
 }
 
 fn known<S: Service>(asked: &Asked<S>, id: u64) -> Result<(), Refused> {

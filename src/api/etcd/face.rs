@@ -1,15 +1,18 @@
 //! etcd's services over a [`Service`]: one keyspace of one shard, as if it were an etcd cluster.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::error;
 use crate::api::call::Call;
 use crate::api::watchers::Watchers;
-use crate::env::time::Instant;
+use crate::env::time::{self, Instant};
 use crate::node::{Failure, OnlyShard, Service};
 use crate::proto::etcd::etcdserverpb as pb;
 use crate::proto::v1::{self, ErrorCode};
@@ -21,16 +24,23 @@ pub(super) type Answer<R> = Result<Response<R>, Status>;
 const KEYSPACE: &str = "quorate-keyspace";
 
 const REQUIRE_LEADER: &str = "hasleader";
+/// How long a read of what is here waits for what clients were told of here.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 /// etcd's services of one node.
 pub(crate) struct Etcd<S> {
     pub(super) service: Arc<S>,
     pub(super) watchers: Watchers,
+    told: Arc<Told>,
 }
+
+/// The highest revision of each shard that this node has told a client of.
+type Told = Mutex<BTreeMap<u64, u64>>;
 
 impl<S> Clone for Etcd<S> {
     fn clone(&self) -> Self {
-        Self { service: Arc::clone(&self.service), watchers: self.watchers.clone() }
+        let (service, told) = (Arc::clone(&self.service), Arc::clone(&self.told));
+        Self { service, watchers: self.watchers.clone(), told }
     }
 }
 
@@ -39,11 +49,12 @@ pub(super) struct Asked<S> {
     pub(super) service: Arc<S>,
     pub(super) keyspace: String,
     pub(super) deadline: Instant,
+    told: Arc<Told>,
 }
 
 impl<S: Service> Etcd<S> {
     pub(in crate::api) fn new(service: Arc<S>, watchers: Watchers) -> Self {
-        Self { service, watchers }
+        Self { service, watchers, told: Arc::default() }
     }
 
     /// Who asks, before the request is taken apart.
@@ -57,7 +68,8 @@ impl<S: Service> Etcd<S> {
                 Err(_) => return Err(Status::invalid_argument(format!("quorate: {KEYSPACE} is no text"))),
             },
         };
-        let asked = Asked { service: Arc::clone(&self.service), keyspace, deadline: call.deadline() };
+        let (service, told) = (Arc::clone(&self.service), Arc::clone(&self.told));
+        let asked = Asked { service, keyspace, deadline: call.deadline(), told };
         if requires_leader(request) && asked.shard().is_ok_and(|shard| shard.leader_node_id == 0) {
             return Err(Refused::from(error::NO_LEADER).told(&call));
         }
@@ -163,6 +175,23 @@ impl<S: Service> Asked<S> {
         self.service.only_shard(&self.keyspace)
     }
 
+    /// Remembers that a client was told of a revision here.
+    pub(super) fn tell(&self, shard: u64, revision: u64) {
+        let mut told = self.told.lock();
+        let highest = told.entry(shard).or_default();
+        *highest = revision.max(*highest);
+    }
+
+    /// Waits, not for long, until this node's replica shows what clients were told of here: as with etcd, who
+    /// writes through a node finds it there at once, also where nobody asks the leader.
+    pub(super) async fn catch_up(&self, shard: u64) {
+        let told = self.told.lock().get(&shard).copied().unwrap_or_default();
+        let Some(mut revision) = self.service.watch_revision(shard) else { return };
+        let caught_up = revision.wait_for(|revision| revision.0 >= told);
+        // Without a leader it may never; then what is here is shown.
+        time::timeout(CATCH_UP_MAX, caught_up).await.ok();
+    }
+
     pub(super) fn target(&self) -> Option<v1::Target> {
         Some(v1::Target { keyspace: self.keyspace.clone(), shard_id: 0, shard_epoch: 0 })
     }
@@ -176,6 +205,11 @@ impl<S: Service> Asked<S> {
     /// The header of an answer that the shard gave.
     pub(super) fn header_of(&self, header: Option<&v1::ResponseHeader>) -> Option<pb::ResponseHeader> {
         header.and_then(|header| self.header(header.revision, header.raft_term))
+    }
+
+    /// The header of an answer about members, which have no revision.
+    pub(super) fn member_header(&self) -> Option<pb::ResponseHeader> {
+        self.local_header().map(|header| pb::ResponseHeader { revision: 0, ..header })
     }
 
     /// The header of an answer that says nothing of the shard: as this node sees it.

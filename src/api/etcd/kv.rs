@@ -13,7 +13,7 @@ use crate::proto::v1::operation_result::{Kind as ResultKind, RangeResult};
 use crate::proto::v1::range::SortTarget;
 use crate::proto::v1::{self, ErrorCode};
 use crate::types::key::successor;
-use crate::types::limits::ETCD_RESPONSE_BYTES_MAX;
+use crate::types::limits::{ETCD_REQUEST_BYTES_MAX, ETCD_RESPONSE_BYTES_MAX};
 
 #[tonic::async_trait]
 impl<S: Service> Kv for Etcd<S> {
@@ -23,6 +23,7 @@ impl<S: Service> Kv for Etcd<S> {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Answer<pb::PutResponse> {
         self.run(request, |asked, request| async move {
+            fits(&request)?;
             let (header, result) = asked.one(Kind::Put(convert::put(request)?)).await?;
             let ResultKind::Put(put) = result else { return Err(unexpected().into()) };
             Ok(pb::PutResponse { header, prev_kv: put.previous.map(convert::record) })
@@ -41,6 +42,7 @@ impl<S: Service> Kv for Etcd<S> {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Answer<pb::TxnResponse> {
         self.run(request, |asked, request| async move {
+            fits(&request)?;
             let transaction = convert::transaction(request)?;
             let (header, result) = asked.transact(transaction, v1::ReadLevel::Linearizable).await?;
             let responses = Results::of(&result).responses(result.results);
@@ -72,11 +74,15 @@ impl<S: Service> Asked<S> {
         transaction: v1::Transaction,
         level: v1::ReadLevel,
     ) -> Result<(Option<pb::ResponseHeader>, v1::TransactionResult), Refused> {
-        self.shard()?;
+        let shard = self.shard()?.id;
+        if level == v1::ReadLevel::Local {
+            self.catch_up(shard).await;
+        }
         let (target, transaction) = (self.target(), Some(transaction));
         let request = v1::TxnRequest { target, transaction, level: level.into(), ..Default::default() };
         let answer = self.service.txn(request, self.deadline).await?;
         let result = answer.result.ok_or_else(unexpected)?;
+        self.tell(shard, result.revision);
         let term = answer.header.map_or(0, |header| header.raft_term);
         Ok((self.header(result.revision, term), result))
     }
@@ -96,7 +102,7 @@ impl<S: Service> Asked<S> {
         Ok((header, kind.ok_or_else(unexpected)?))
     }
 
-    async fn page(
+    pub(super) async fn page(
         &self,
         range: v1::Range,
         level: v1::ReadLevel,
@@ -138,6 +144,11 @@ async fn range<S: Service>(asked: Asked<S>, request: pb::RangeRequest) -> Result
         whole.records.extend(page.records);
     }
     Ok(pb::RangeResponse { header, ..convert::ranged(whole) })
+}
+
+/// etcd's own limit, so that what passes here passes there.
+fn fits(request: &impl prost::Message) -> Result<(), error::Known> {
+    if request.encoded_len() > ETCD_REQUEST_BYTES_MAX { Err(error::REQUEST_TOO_LARGE) } else { Ok(()) }
 }
 
 fn wants_more(wanted: &v1::Range, whole: &RangeResult) -> bool {

@@ -1,14 +1,21 @@
 //! etcd's Maintenance service, as far as it makes sense here.
 
+use bytes::Bytes;
 use tokio_stream::Empty;
 use tonic::{Request, Status};
 
 use super::error;
-use super::face::{Answer, Etcd, Refused, signed};
+use super::face::{Answer, Asked, Etcd, Refused, signed};
 use crate::node::Service;
 use crate::proto::etcd::etcdserverpb as pb;
 use crate::proto::etcd::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::v1;
+use crate::types::key::{UNBOUNDED, successor};
+
+/// The version of etcd whose API this is: clients choose by it what they ask for.
+const COMPATIBLE: &str = "3.4.0";
+/// Records of a page of those that are hashed.
+const PAGE_RECORDS: u32 = 10_000;
 
 #[tonic::async_trait]
 impl<S: Service> Maintenance for Etcd<S> {
@@ -30,7 +37,7 @@ impl<S: Service> Maintenance for Etcd<S> {
             let replica = replica.cloned().unwrap_or_default();
             Ok(pb::StatusResponse {
                 header: asked.local_header(),
-                version: status.version,
+                version: format!("{COMPATIBLE}+quorate.{}", status.version),
                 db_size: signed(status.engine_bytes),
                 leader: replica.leader_node_id,
                 raft_index: replica.last_index,
@@ -50,17 +57,16 @@ impl<S: Service> Maintenance for Etcd<S> {
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Answer<pb::HashResponse> {
-        self.run(request, |_, _| async move {
-            Err(Refused::Said(Status::unimplemented("quorate: replicas do not store the same bytes: compare HashKV")))
+        // Replicas do not store the same bytes; what they show is the same.
+        self.run(request, |asked, _| async move {
+            let pb::HashKvResponse { header, hash, .. } = hash_of(&asked, 0).await?;
+            Ok(pb::HashResponse { header, hash })
         })
         .await
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Answer<pb::HashKvResponse> {
-        self.run(request, |_, _| async move {
-            Err(Refused::Said(Status::unimplemented("quorate: HashKV is not served yet")))
-        })
-        .await
+        self.run(request, |asked, request| async move { hash_of(&asked, request.revision).await }).await
     }
 
     async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Answer<Self::SnapshotStream> {
@@ -80,7 +86,7 @@ impl<S: Service> Maintenance for Etcd<S> {
             }
             let to_node_id = request.target_id;
             if asked.service.members().members.iter().all(|member| member.id != to_node_id) {
-                return Err(error::MEMBER_NOT_FOUND.into());
+                return Err(error::BAD_TRANSFEREE.into());
             }
             let move_leader = v1::MoveLeaderRequest { shard_id: shard.id, to_node_id };
             asked.service.move_leader(move_leader, asked.deadline).await?;
@@ -94,5 +100,55 @@ impl<S: Service> Maintenance for Etcd<S> {
             Err(Refused::Said(Status::unimplemented("quorate: there is no older version to go back to")))
         })
         .await
+    }
+}
+
+/// A hash of the records that a revision shows and of their numbers, by what this node's own replica holds.
+async fn hash_of<S: Service>(asked: &Asked<S>, revision: i64) -> Result<pb::HashKvResponse, Refused> {
+    let wanted = u64::try_from(revision).unwrap_or_default();
+    // The first page pins the revision, and so do all that are refused.
+    let mut range = v1::Range {
+        key: Bytes::from_static(UNBOUNDED),
+        range_end: Bytes::from_static(UNBOUNDED),
+        limit: PAGE_RECORDS,
+        revision: wanted,
+        ..Default::default()
+    };
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    let mut header = None;
+    loop {
+        let (shown, page) = asked.page(range.clone(), v1::ReadLevel::Local).await?;
+        let shown = header.get_or_insert_with(|| shown);
+        if range.revision == 0 {
+            range.revision = shown.as_ref().map_or(0, |header| header.revision).unsigned_abs();
+        }
+        for record in &page.records {
+            for bytes in [&record.key, &record.value] {
+                hash.update(&(bytes.len() as u64).to_be_bytes());
+                hash.update(bytes);
+            }
+            for number in [record.create_revision, record.mod_revision, record.version, record.lease] {
+                hash.update(&number.to_be_bytes());
+            }
+        }
+        match page.records.last().filter(|_| page.more) {
+            Some(last) => range.key = successor(&last.key),
+            None => break,
+        }
+    }
+    let low = u32::try_from(hash.digest() & u64::from(u32::MAX)).unwrap_or_default();
+    Ok(pb::HashKvResponse { header: header.flatten(), hash: low, compact_revision: compacted(asked).await? })
+}
+
+/// The oldest revision that can be read; -1 if nothing was compacted, as etcd says it.
+async fn compacted<S: Service>(asked: &Asked<S>) -> Result<i64, Refused> {
+    let (target, level) = (asked.target(), v1::ReadLevel::Local.into());
+    let first = v1::EventsRequest { target, from_revision: 1, limit: 1, level, ..Default::default() };
+    match asked.service.events(first, asked.deadline).await {
+        Ok(_) => Ok(-1),
+        Err(failure) if failure.detail.code() == v1::ErrorCode::Compacted => {
+            Ok(signed(failure.detail.compacted_revision))
+        }
+        Err(failure) => Err(failure.into()),
     }
 }

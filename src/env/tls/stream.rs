@@ -34,21 +34,22 @@ impl Verdict {
     }
 }
 
-/// Watches how a connection begins that this end has opened.
-pub fn attentive(stream: Box<dyn Stream>, verdict: Verdict) -> Box<dyn Stream> {
-    Box::new(Attentive { stream, verdict, heard: false, encrypted: false })
+/// Watches how a connection begins that this end has opened in the clear. `remedy` says how it would speak
+/// TLS.
+pub fn attentive(stream: Box<dyn Stream>, verdict: Verdict, remedy: &'static str) -> Box<dyn Stream> {
+    Box::new(Attentive { stream, verdict, heard: false, in_the_clear: Some(remedy) })
 }
 
 /// The same for one whose handshake is done.
 pub(super) fn attentive_tls(stream: impl Stream, verdict: Verdict) -> Box<dyn Stream> {
-    Box::new(Attentive { stream, verdict, heard: false, encrypted: true })
+    Box::new(Attentive { stream, verdict, heard: false, in_the_clear: None })
 }
 
 struct Attentive<S> {
     stream: S,
     verdict: Verdict,
     heard: bool,
-    encrypted: bool,
+    in_the_clear: Option<&'static str>,
 }
 
 impl<S: Stream> AsyncRead for Attentive<S> {
@@ -61,9 +62,9 @@ impl<S: Stream> AsyncRead for Attentive<S> {
             Ok(()) => {
                 let first = buf.filled().get(before).copied();
                 self.heard = first.is_some();
-                if !self.encrypted && first == Some(ALERT_RECORD) {
-                    let why = "it speaks TLS and this end does not: name the CA of its certificate (--tls-ca)";
-                    return Poll::Ready(Err(self.verdict.set(why)));
+                if let Some(remedy) = self.in_the_clear.filter(|_| first == Some(ALERT_RECORD)) {
+                    let why = format!("it speaks TLS and this end does not: {remedy}");
+                    return Poll::Ready(Err(self.verdict.set(&why)));
                 }
                 Poll::Ready(Ok(()))
             }

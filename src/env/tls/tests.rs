@@ -223,7 +223,7 @@ async fn an_end_in_the_clear_hears_that_the_other_speaks_tls() {
     let (near, far) = pipe();
     let verdict = Verdict::default();
     let talk = async {
-        let mut stream = attentive(near, verdict.clone());
+        let mut stream = attentive(near, verdict.clone(), "do so");
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         stream.read_u8().await.unwrap_err();
     };

@@ -11,6 +11,11 @@ const HOST_BYTES_MAX: usize = 253;
 /// Labels of one node.
 const LABELS_MAX: usize = 16;
 
+/// Usual port for clients, in examples of addresses,
+const CLIENT_PORT: u16 = 2379;
+/// and for peers.
+const PEER_PORT: u16 = 2380;
+
 type Parsed<T> = Result<T, String>;
 
 /// `host:port`, with IPv6 addresses in brackets.
@@ -22,7 +27,11 @@ pub(super) struct Address<'a> {
 
 impl<'a> Address<'a> {
     pub(super) fn parse(text: &'a str) -> Parsed<Self> {
-        let wrong = || "must be host:port, for instance 127.0.0.1:2379 or [::1]:2379".to_owned();
+        Self::parse_like(text, CLIENT_PORT)
+    }
+
+    fn parse_like(text: &'a str, port: u16) -> Parsed<Self> {
+        let wrong = || format!("must be host:port, for instance 127.0.0.1:{port} or [::1]:{port}");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
         let port = port.parse().ok().filter(|_| digits).ok_or("must end in a port from 0 to 65535")?;
@@ -57,14 +66,28 @@ fn is_host(host: &str) -> bool {
     host.len() <= HOST_BYTES_MAX && host.split('.').all(label)
 }
 
-/// An address to listen on.
+/// An address to listen on for clients,
 pub(super) fn listening(text: &str) -> Parsed<String> {
-    Address::parse(text).map(|_| text.to_owned())
+    Address::parse_like(text, CLIENT_PORT).map(|_| text.to_owned())
 }
 
-/// An address that others connect to.
+/// and for peers.
+pub(super) fn peer_listening(text: &str) -> Parsed<String> {
+    Address::parse_like(text, PEER_PORT).map(|_| text.to_owned())
+}
+
+/// An address that clients connect to,
 pub(super) fn reachable(text: &str) -> Parsed<String> {
-    let address = Address::parse(text)?;
+    reachable_like(text, CLIENT_PORT)
+}
+
+/// and one that peers connect to.
+pub(super) fn peer_reachable(text: &str) -> Parsed<String> {
+    reachable_like(text, PEER_PORT)
+}
+
+fn reachable_like(text: &str, port: u16) -> Parsed<String> {
+    let address = Address::parse_like(text, port)?;
     if address.is_wildcard() {
         return Err("stands for every address of this machine; others need one they can connect to".to_owned());
     }
@@ -90,7 +113,8 @@ pub(super) fn cluster(text: &str) -> Parsed<BTreeMap<String, String>> {
             .split_once('=')
             .ok_or_else(|| format!("must be a list of name=host:port, but {item:?} is no such pair"))?;
         let node = name(node).map_err(|why| format!("names a node {node:?}, which {why}"))?;
-        let address = reachable(address).map_err(|why| format!("gives {node} the address {address:?}, which {why}"))?;
+        let address =
+            peer_reachable(address).map_err(|why| format!("gives {node} the address {address:?}, which {why}"))?;
         if let Some((other, _)) = nodes.iter().find(|(_, known)| **known == address) {
             return Err(format!("gives {other} and {node} the same address {address}"));
         }
@@ -142,7 +166,7 @@ pub(super) fn bytes(text: &str, range: &RangeInclusive<u64>) -> Parsed<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, bytes, cluster, labels, listening, name, number, reachable};
+    use super::{Address, bytes, cluster, labels, listening, name, number, peer_listening, peer_reachable, reachable};
 
     #[test]
     fn addresses() {
@@ -157,6 +181,9 @@ mod tests {
         for bad in ["0.0.0.0:1", "[::]:1", "h:0"] {
             assert!(reachable(bad).is_err(), "{bad}");
         }
+        assert!(reachable("foo").unwrap_err().contains("127.0.0.1:2379"));
+        assert!(peer_reachable("foo").unwrap_err().contains("127.0.0.1:2380"));
+        assert!(peer_listening("foo").unwrap_err().contains("127.0.0.1:2380"));
         let loopback = |text| Address::parse(text).expect("an address").is_loopback();
         assert!(loopback("127.0.0.2:1") && loopback("[::1]:1") && loopback("localhost:1"));
         assert!(!loopback("10.0.0.1:1") && !loopback("0.0.0.0:1") && !loopback("example.org:1"));

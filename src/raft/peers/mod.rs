@@ -27,7 +27,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::env::tls::{Certificate, PeerTls};
+use crate::env::tls::{Certificate, PeerTls, Refusals};
 use crate::env::work::Worker;
 use crate::proto::internal as wire;
 use crate::types::{ClusterId, Epoch, GroupId, NodeId, ReplicaId};
@@ -57,6 +57,8 @@ pub(super) struct Peers {
     refused: watch::Sender<Option<String>>,
     /// Proves who this node is and who the others are; `None` where the network is trusted.
     tls: Option<Arc<PeerTls>>,
+    /// Who was refused and tries again, where there is no TLS that remembers it.
+    refusals: Refusals,
     /// Names of the nodes that are known to belong to the cluster.
     names: Mutex<BTreeMap<NodeId, String>>,
     position: Box<dyn Fn() -> u64 + Send + Sync>,
@@ -78,6 +80,7 @@ impl Peers {
             disk,
             refused: watch::Sender::new(None),
             tls: None,
+            refusals: Refusals::default(),
             names: Mutex::default(),
             position: Box::new(position),
         }
@@ -90,6 +93,11 @@ impl Peers {
 
     pub(super) fn tls(&self) -> Option<&Arc<PeerTls>> {
         self.tls.as_ref()
+    }
+
+    /// Where refusals of peers that try again are logged.
+    pub(super) fn refusals(&self) -> &Refusals {
+        self.tls.as_ref().map_or(&self.refusals, |tls| tls.refusals())
     }
 
     /// Says which node an id belongs to: no certificate of another will do for it.

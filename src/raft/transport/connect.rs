@@ -50,7 +50,10 @@ pub(super) async fn connect(net: &dyn Network, tls: Option<&Arc<PeerTls>>, addre
     let stream = net.connect(address).await.map_err(|error| unreachable(&error))?;
     let verdict = Verdict::default();
     let (stream, certificate) = match tls {
-        None => (tls::attentive(stream, verdict.clone()), None),
+        None => {
+            let remedy = "give this node its files (--peer-tls-cert, --peer-tls-key and --peer-tls-ca)";
+            (tls::attentive(stream, verdict.clone(), remedy), None)
+        }
         Some(tls) => {
             let secured = tls.connect(stream, verdict.clone()).await;
             let (stream, certificate) = secured.map_err(|error| NotDialed::Untrusted(error.to_string()))?;

@@ -30,8 +30,8 @@ use crate::raft::peers::{Introduction, PROTOCOL, Refusal};
 use crate::raft::registry::Registry;
 use crate::raft::types::{AppendResult, VoteReply};
 use crate::storage::engine::Engine;
-use crate::types::GroupId;
 use crate::types::limits::{REQUEST_TIMEOUT_MAX, REQUESTS_IN_FLIGHT_MAX};
+use crate::types::{GroupId, NodeId};
 
 /// Answers what other nodes ask of this one as a node, not of one of its groups' replicas.
 pub trait PeerHandler: Send + Sync + 'static {
@@ -105,12 +105,16 @@ impl Peer for PeerService {
 
     async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
         let hello = request.into_inner();
+        let from = NodeId(hello.from.as_ref().map_or(0, |from| from.node_id));
         self.introduce(hello).await.map(Response::new).map_err(|refusal| {
-            match (self.tls(), &self.caller) {
-                (Some(tls), Some(caller)) if refusal.code == Code::Untrusted => {
-                    tls.refusals().log("refused a node", &caller.from.ip().to_string(), &refusal.message);
+            let log = |source: String| self.registry.peers.refusals().log("refused a node", &source, &refusal.message);
+            match (refusal.code, &self.caller) {
+                // It ends, and tries again only if somebody starts it.
+                (Code::StaleIncarnation | Code::Removed, _) => {
+                    tracing::warn!(code = ?refusal.code, "refused a node: {refusal}");
                 }
-                _ => tracing::warn!(code = ?refusal.code, "refused a node: {refusal}"),
+                (Code::Untrusted, Some(caller)) => log(caller.from.ip().to_string()),
+                _ => log(from.to_string()),
             }
             refused_status(&refusal)
         })

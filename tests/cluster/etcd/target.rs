@@ -29,6 +29,12 @@ impl Server {
     }
 }
 
+/// Whether there is an etcdctl to run.
+pub(crate) fn has_etcdctl() -> bool {
+    let version = Command::new(ETCDCTL).arg("version").env("ETCDCTL_API", "3").output();
+    version.is_ok_and(|output| output.status.success())
+}
+
 /// Three running nodes. Cases share one, except those that kill.
 pub(crate) struct Target {
     pub(crate) server: Server,
