@@ -51,6 +51,8 @@ mod blocks_test;
 #[cfg(test)]
 mod check_test;
 #[cfg(test)]
+mod events_test;
+#[cfg(test)]
 mod expiry_test;
 #[cfg(test)]
 mod machine_test;

@@ -31,6 +31,8 @@ pub const PAGE_RECORDS_DEFAULT: usize = 1_000;
 pub const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest answer to a client, in bytes: a page with its framing.
 pub const RESPONSE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Longest text of a request of etcd's JSON gateway, in bytes: the largest request with its bytes in base64.
+pub const GATEWAY_BODY_BYTES_MAX: usize = REQUEST_BYTES_MAX / 3 * 4;
 /// Largest put or transaction through etcd's API, in bytes; etcd's own default.
 pub const ETCD_REQUEST_BYTES_MAX: usize = 1536 * 1024;
 /// Largest answer to a client of etcd's API, in bytes: a range is answered whole there.

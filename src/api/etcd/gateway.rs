@@ -114,7 +114,7 @@ impl Door {
     async fn read(&self, body: Body) -> Result<Bytes, Status> {
         let _place =
             self.bodies.try_acquire().map_err(|_| Status::resource_exhausted("etcdserver: too many requests"))?;
-        let body = Limited::new(body, limits::REQUEST_BYTES_MAX).collect();
+        let body = Limited::new(body, limits::GATEWAY_BODY_BYTES_MAX).collect();
         let read = time::timeout(limits::REQUEST_TIMEOUT_DEFAULT, body).await;
         let read = read.map_err(|_| Status::deadline_exceeded("the request did not arrive in time"))?;
         read.map(http_body_util::Collected::to_bytes).map_err(|error| {

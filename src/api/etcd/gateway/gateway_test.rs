@@ -387,7 +387,7 @@ async fn what_is_malformed_is_refused_before_any_service_sees_it() {
 async fn a_body_has_a_largest_size() {
     let bed = Bed::new();
     let body = |length: usize| format!(r#"{{"key":"YQ==","value":"{}"}}"#, "A".repeat(length - 25));
-    let (status, text) = bed.post("/v3/kv/put", body(limits::REQUEST_BYTES_MAX + 4)).await;
+    let (status, text) = bed.post("/v3/kv/put", body(limits::GATEWAY_BODY_BYTES_MAX + 4)).await;
     let message = "etcdserver: request is too large";
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(text, format!(r#"{{"error":"{message}","message":"{message}","code":3}}"#));

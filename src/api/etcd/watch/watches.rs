@@ -265,3 +265,126 @@ fn fragments(response: &pb::WatchResponse, events: Vec<mvccpb::Event>, out: &mut
     }
     out.push_back(pb::WatchResponse { events: part, ..response.clone() });
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Out, Watches, pb, v1};
+    use crate::env::time;
+    use crate::proto::etcd::etcdserverpb::watch_create_request::FilterType;
+
+    fn header(revision: i64) -> pb::ResponseHeader {
+        pb::ResponseHeader { revision, ..Default::default() }
+    }
+
+    fn event(key: &'static str, revision: u64, is_put: bool) -> v1::Event {
+        let kind = if is_put { v1::event::Kind::Put } else { v1::event::Kind::Delete };
+        let record =
+            v1::Record { key: Bytes::from_static(key.as_bytes()), mod_revision: revision, ..Default::default() };
+        v1::Event { kind: kind.into(), record: Some(record.clone()), previous: Some(record) }
+    }
+
+    fn page(events: Vec<v1::Event>, next_revision: u64) -> v1::EventsResponse {
+        v1::EventsResponse { header: None, events, next_revision }
+    }
+
+    fn create(watches: &mut Watches, key: &'static str, end: &'static str, start: i64, present: i64) -> Out {
+        let (key, range_end) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(end.as_bytes()));
+        let create = pb::WatchCreateRequest { key, range_end, start_revision: start, ..Default::default() };
+        let mut out = Out::new();
+        watches.create(create, Some(&header(present)), time::now(), &mut out);
+        out
+    }
+
+    fn show(watches: &mut Watches, page: v1::EventsResponse) -> Vec<(i64, Vec<i64>)> {
+        let mut out = Out::new();
+        watches.show(page, Some(&header(99)), time::now(), &mut out);
+        let revisions = |answer: &pb::WatchResponse| {
+            answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision).collect()
+        };
+        out.iter().map(|answer| (answer.watch_id, revisions(answer))).collect()
+    }
+
+    #[test]
+    fn each_watch_shows_what_it_has_not_shown_and_nothing_twice() {
+        let mut watches = Watches::default();
+        create(&mut watches, "a", "", 0, 7);
+        create(&mut watches, "a", "c", 5, 7);
+        assert_eq!(watches.next(), Some(5));
+        let first = page(vec![event("a", 6, true), event("b", 7, true), event("a", 8, true)], 9);
+        assert_eq!(show(&mut watches, first.clone()), [(0, vec![8]), (1, vec![6, 7, 8])]);
+        assert_eq!(watches.next(), Some(9));
+        assert_eq!(show(&mut watches, first), [], "all of it was shown");
+        assert_eq!(show(&mut watches, page(vec![event("z", 9, true)], 10)), []);
+        assert_eq!(watches.next(), Some(10));
+    }
+
+    #[test]
+    fn filters_and_previous_records_are_each_watchs_own() {
+        let mut watches = Watches::default();
+        let mut out = Out::new();
+        for (filter, prev_kv) in [(FilterType::Noput, true), (FilterType::Nodelete, false)] {
+            let (key, filters) = (Bytes::from_static(b"a"), vec![filter.into()]);
+            let create = pb::WatchCreateRequest { key, filters, prev_kv, ..Default::default() };
+            watches.create(create, Some(&header(1)), time::now(), &mut out);
+        }
+        out.clear();
+        watches.show(page(vec![event("a", 2, true), event("a", 3, false)], 4), None, time::now(), &mut out);
+        let shown: Vec<_> = out.iter().map(|answer| (answer.watch_id, answer.events.clone())).collect();
+        assert_eq!((shown[0].0, shown[0].1.len(), shown[0].1[0].prev_kv.is_some()), (0, 1, true));
+        assert_eq!((shown[1].0, shown[1].1.len(), shown[1].1[0].prev_kv.is_some()), (1, 1, false));
+    }
+
+    #[test]
+    fn progress_waits_until_everything_before_it_was_shown() {
+        let mut watches = Watches::default();
+        let mut out = create(&mut watches, "a", "", 3, 7);
+        out.clear();
+        watches.ask_progress(Some(&header(7)), &mut out);
+        watches.progress(Some(&header(7)), time::now(), &mut out);
+        assert!(out.is_empty(), "3 to 7 may still come");
+        show(&mut watches, page(Vec::new(), 8));
+        watches.progress(Some(&header(7)), time::now(), &mut out);
+        assert_eq!((out[0].watch_id, out[0].header.unwrap().revision), (-1, 7));
+        watches.progress(Some(&header(7)), time::now(), &mut out);
+        assert_eq!(out.len(), 1, "told once");
+    }
+
+    #[test]
+    fn what_makes_no_watch_is_refused_and_what_is_compacted_ends() {
+        let mut watches = Watches::default();
+        let refused = create(&mut watches, "b", "a", 0, 7);
+        assert!(refused[0].created && refused[0].canceled && refused[0].watch_id == -1);
+        assert!(watches.is_empty());
+        create(&mut watches, "a", "", 2, 7);
+        create(&mut watches, "a", "", 5, 7);
+        let mut out = Out::new();
+        watches.end_compacted(5, None, &mut out);
+        assert_eq!((out.len(), out[0].watch_id, out[0].compact_revision), (1, 0, 5));
+        watches.cancel(0, None, &mut out);
+        assert_eq!(out.len(), 1, "it is gone");
+        watches.cancel(1, None, &mut out);
+        assert!(out[1].canceled && watches.is_empty());
+    }
+
+    #[test]
+    fn large_revisions_come_in_fragments_for_who_asks() {
+        let mut watches = Watches::default();
+        let mut out = Out::new();
+        let key = Bytes::from_static(b"a");
+        let create =
+            pb::WatchCreateRequest { key, range_end: Bytes::from_static(&[0]), fragment: true, ..Default::default() };
+        watches.create(create, Some(&header(1)), time::now(), &mut out);
+        out.clear();
+        let large = |key| {
+            let mut event = event(key, 2, true);
+            event.record.as_mut().unwrap().value = vec![0; 1_500_000].into();
+            event.previous = None;
+            event
+        };
+        watches.show(page(vec![large("a"), large("b"), large("c")], 3), None, time::now(), &mut out);
+        let parts: Vec<_> = out.iter().map(|part| (part.events.len(), part.fragment)).collect();
+        assert_eq!(parts, [(1, true), (1, true), (1, false)]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Pages of changes.
+
+use bytes::Bytes;
+
+use super::testing::{Shard, command, delete, put, txn};
+use crate::proto::internal::v1::shard_command::Kind;
+use crate::proto::internal::v1::shard_read::{Events, Kind as ReadKind};
+use crate::proto::internal::v1::shard_read_result::{Events as Page, Kind as ResultKind};
+use crate::proto::internal::v1::{Compact, ShardRead};
+use crate::proto::v1::{ErrorCode, KeyRange, event};
+
+fn read(shard: &Shard, events: Events) -> Result<Page, ErrorCode> {
+    let result = super::read::execute(&shard.pairs, &ShardRead { kind: Some(ReadKind::Events(events)) }).unwrap();
+    match result.kind {
+        Some(ResultKind::Events(page)) => Ok(page),
+        Some(ResultKind::Refusal(refusal)) => Err(refusal.detail.unwrap().code()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The events as `+key=value@revision` and `-key@revision`, with what they replaced.
+fn words(page: &Page) -> Vec<String> {
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let word = |event: &crate::proto::v1::Event| {
+        let record = event.record.as_ref().unwrap();
+        let (key, revision) = (text(&record.key), record.mod_revision);
+        let was = event.previous.as_ref().map(|was| format!(" was {}", text(&was.value))).unwrap_or_default();
+        match event.kind() {
+            event::Kind::Put => format!("+{key}={}@{revision}{was}", text(&record.value)),
+            event::Kind::Delete | event::Kind::Unspecified => format!("-{key}@{revision}{was}"),
+        }
+    };
+    page.events.iter().map(word).collect()
+}
+
+fn filled() -> Shard {
+    let mut shard = Shard::default();
+    shard.ok(txn(vec![put(b"a", b"1"), put(b"b", b"1")]));
+    shard.ok(txn(vec![put(b"a", b"2")]));
+    shard.ok(txn(vec![delete(b"a", b""), put(b"c", b"1")]));
+    shard.ok(txn(vec![put(b"a", b"3")]));
+    shard
+}
+
+#[test]
+fn changes_come_in_order_with_what_was_written_then() {
+    let shard = filled();
+    let from = |from_revision| Events { from_revision, previous: true, ..Events::default() };
+    let page = read(&shard, from(1)).unwrap();
+    assert_eq!(words(&page), ["+a=1@2", "+b=1@2", "+a=2@3 was 1", "-a@4 was 2", "+c=1@4", "+a=3@5"]);
+    assert_eq!(page.next_revision, 6);
+    assert_eq!(words(&read(&shard, from(4)).unwrap()), ["-a@4 was 2", "+c=1@4", "+a=3@5"]);
+    let ahead = read(&shard, from(9)).unwrap();
+    assert_eq!((words(&ahead).len(), ahead.next_revision), (0, 9), "what is to come is waited for");
+    assert_eq!(read(&shard, from(0)), Err(ErrorCode::InvalidArgument));
+}
+
+#[test]
+fn a_page_ends_between_two_revisions_only_and_the_next_goes_on_there() {
+    let shard = filled();
+    let (mut from, mut seen, mut pages) = (1, Vec::new(), 0);
+    while from < 6 {
+        let page = read(&shard, Events { from_revision: from, limit: 1, ..Events::default() }).unwrap();
+        assert!(page.next_revision > from);
+        let revisions: Vec<_> = page.events.iter().map(|event| event.record.as_ref().unwrap().mod_revision).collect();
+        assert!(revisions.iter().all(|revision| *revision < page.next_revision));
+        seen.extend(words(&page));
+        from = page.next_revision;
+        pages += 1;
+    }
+    assert_eq!(seen, ["+a=1@2", "+b=1@2", "+a=2@3", "-a@4", "+c=1@4", "+a=3@5"]);
+    assert_eq!(pages, 4);
+}
+
+#[test]
+fn only_keys_of_interest_show_and_what_was_compacted_is_refused() {
+    let mut shard = filled();
+    let range = |key: &'static [u8], end: &'static [u8]| KeyRange {
+        key: Bytes::from_static(key),
+        range_end: Bytes::from_static(end),
+    };
+    let of = |from_revision, ranges| Events { from_revision, ranges, ..Events::default() };
+    let page = read(&shard, of(1, vec![range(b"b", b"d")])).unwrap();
+    assert_eq!((words(&page), page.next_revision), (vec!["+b=1@2".to_owned(), "+c=1@4".to_owned()], 6));
+    let two = read(&shard, of(1, vec![range(b"b", b""), range(b"c", b"\0")])).unwrap();
+    assert_eq!(words(&two), ["+b=1@2", "+c=1@4"]);
+    shard.one(command(Kind::Compact(Compact { revision: 4, step_max: 100, anew: false })));
+    assert_eq!(read(&shard, of(3, Vec::new())), Err(ErrorCode::Compacted));
+    let left = read(&shard, Events { previous: true, ..of(4, Vec::new()) }).unwrap();
+    assert_eq!(words(&left), ["-a@4", "+c=1@4", "+a=3@5"], "what the compacted revision replaced is gone");
+}
