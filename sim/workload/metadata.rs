@@ -216,8 +216,11 @@ impl Metadata {
         Ok(())
     }
 
-    /// Somebody says who leads: a term has one leader.
+    /// Somebody says who leads: a term has one leader. Without a term it is hearsay, and may be long past.
     fn leads(&self, shard: u64, term: u64, node: u64, setup: &Setup) {
+        if term == 0 {
+            return;
+        }
         let before = *self.leaders.borrow_mut().entry((shard, term)).or_insert(node);
         if before != node {
             let detail = format!("shard {shard}, term {term}: {:?} and {:?}", NodeId(before), NodeId(node));

@@ -141,7 +141,10 @@ async fn counts(kv: &mut KvClient<Channel>) {
     let nothing = Transaction { success: vec![Operation::default()], ..Default::default() };
     let vague = Compare { key: "k".into(), operand: Some(compare::Operand::Version(1)), ..Default::default() };
     let vague = Transaction { compares: vec![vague], ..Default::default() };
-    for (what, transaction) in [("a key twice", twice), ("an empty operation", nothing), ("no relation", vague)] {
+    let request = TxnRequest { transaction: Some(twice), ..Default::default() };
+    let status = kv.txn(request).await.unwrap_err();
+    refused("a key twice", &status, ErrorCode::DuplicateKey, Code::InvalidArgument);
+    for (what, transaction) in [("an empty operation", nothing), ("no relation", vague)] {
         let request = TxnRequest { transaction: Some(transaction), ..Default::default() };
         let status = kv.txn(request).await.unwrap_err();
         refused(what, &status, ErrorCode::InvalidArgument, Code::InvalidArgument);

@@ -13,6 +13,7 @@ mod bad_input;
 mod chaos;
 mod damage;
 mod dev;
+#[cfg(feature = "etcd-cases")]
 mod etcd;
 mod harness;
 mod keyspaces;

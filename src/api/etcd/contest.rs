@@ -57,11 +57,11 @@ pub(super) fn below(name: &Bytes) -> (Bytes, Bytes) {
 
 /// Says what etcd's own services say of a failure: they are clients of it, and so lose its code.
 pub(super) fn as_a_client(refused: Refused) -> Refused {
-    match refused {
+    match &refused {
         Refused::Failed(failure) if failure.detail.code() == ErrorCode::LeaseNotFound => {
             Status::new(Code::Unknown, error::LEASE_NOT_FOUND.1).into()
         }
-        other => other,
+        Refused::Known(_) | Refused::Said(_) | Refused::Failed(_) => refused,
     }
 }
 

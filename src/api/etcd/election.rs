@@ -125,7 +125,8 @@ async fn advance<S: Service>(
     if *from == 0 {
         let (header, holder) = contest::holder(asked, name, 0).await?;
         *from = header.map_or(0, |header| header.revision).unsigned_abs().saturating_add(1);
-        return Ok(show(holder, header, leader, out));
+        show(holder, header, leader, out);
+        return Ok(());
     }
     let (key, range_end) = contest::below(name);
     let ranges = vec![v1::KeyRange { key, range_end }];

@@ -118,7 +118,7 @@ async fn hash_of<S: Service>(asked: &Asked<S>, revision: i64) -> Result<pb::Hash
     let mut header = None;
     loop {
         let (shown, page) = asked.page(range.clone(), v1::ReadLevel::Local).await?;
-        let shown = header.get_or_insert_with(|| shown);
+        let shown = header.get_or_insert(shown);
         if range.revision == 0 {
             range.revision = shown.as_ref().map_or(0, |header| header.revision).unsigned_abs();
         }

@@ -143,25 +143,23 @@ impl<S: Service> Watching<S> {
                 self.tell_progress();
                 Ok(is_moved || !self.out.is_empty())
             }
-            Err(failure) => self.fail(failure).await,
+            Err(failure) => self.fail(failure),
         }
     }
 
-    async fn fail(&mut self, failure: Failure) -> Result<bool, Status> {
+    fn fail(&mut self, failure: Failure) -> Result<bool, Status> {
         let detail = &failure.detail;
-        match detail.code() {
-            ErrorCode::Compacted => {
-                let header = self.asked.local_header();
-                self.watches.end_compacted(detail.compacted_revision, header.as_ref(), &mut self.out);
-                Ok(true)
-            }
-            _ if detail.retryable || detail.code() == ErrorCode::NoLeader => {
-                // Requests are heard before it is tried again.
-                tracing::debug!(%failure, "changes cannot be read yet");
-                Ok(false)
-            }
-            _ => Err(error::status(&failure)),
+        if detail.code() == ErrorCode::Compacted {
+            let header = self.asked.local_header();
+            self.watches.end_compacted(detail.compacted_revision, header.as_ref(), &mut self.out);
+            return Ok(true);
         }
+        if detail.retryable || detail.code() == ErrorCode::NoLeader {
+            // Requests are heard before it is tried again.
+            tracing::debug!(%failure, "changes cannot be read yet");
+            return Ok(false);
+        }
+        Err(error::status(&failure))
     }
 
     /// Progress that was asked for is told once all watches have shown what there was then.
