@@ -78,6 +78,7 @@ macro_rules! cases {
     };
 }
 
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn cases() -> Vec<Case> {
     cases![
         Nothing kv::versions_and_revisions,

@@ -3,6 +3,8 @@
 //! etcd answers a transaction of comparisons alone, without any operation, from the state of the node that was asked,
 //! which may lag: so a case asks the node that has acknowledged its writes.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "an answer of another kind is printed")]
+
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
