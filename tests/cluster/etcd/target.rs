@@ -133,7 +133,9 @@ impl Target {
 
     /// An etcdctl that knows the given endpoints.
     pub(crate) fn etcdctl_of(&self, endpoints: &[String], arguments: &[&str]) -> Command {
-        let mut command = Command::new(ETCDCTL);
+        let mut command = Command::new("env");
+        // Whoever started the tests may have ignored interrupts, and the cases send some.
+        command.args(["--default-signal=INT", ETCDCTL]);
         command.args(["--endpoints", &endpoints.join(",")]).args(arguments);
         command.env("ETCDCTL_API", "3").stdin(Stdio::null());
         command
