@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::env::time;
-use crate::proto::internal::{Compact, ShardCommand, shard_command};
+use crate::proto::internal::{CommandResult, Compact, ShardCommand, command_result, shard_command};
 use crate::raft::Role;
 use crate::shard::History;
 use crate::shard::fence::RETIRED;
@@ -89,12 +90,27 @@ async fn step(shard: &Leases, revision: u64) -> bool {
     // Whatever the map says of its epoch: this is the business of a shard that serves.
     let command = ShardCommand { kind: Some(kind), session: None, epoch: RETIRED - 1 };
     let proposed = shard.group.propose(command.encode_to_vec().into(), time::now() + STEP_TIMEOUT).await;
-    proposed.is_ok()
+    proposed.is_ok_and(|applied| is_done(applied.answer))
+}
+
+/// A shard that was fenced refuses every step: then it is not asked again at once.
+fn is_done(answer: Bytes) -> bool {
+    CommandResult::decode(answer).is_ok_and(|result| matches!(result.kind, Some(command_result::Kind::Done(_))))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{History, due};
+    use prost::Message;
+
+    use super::{CommandResult, History, command_result, due, is_done};
+    use crate::proto::internal::{Done, Refusal};
+
+    #[test]
+    fn a_step_that_was_refused_is_not_taken_for_one_that_was_made() {
+        let answer = |kind| CommandResult { kind: Some(kind) }.encode_to_vec().into();
+        assert!(is_done(answer(command_result::Kind::Done(Done::default()))));
+        assert!(!is_done(answer(command_result::Kind::Refusal(Refusal::default()))));
+    }
 
     #[test]
     fn what_was_begun_goes_on_and_what_is_too_long_begins() {

@@ -19,12 +19,14 @@ impl Kv {
     ) -> Result<v1::CompactResponse, Failure> {
         let map = self.router.map();
         let shard = only_shard(&map, request.target.as_ref())?;
-        let mut anew = request.anew;
+        let mut is_first = true;
         loop {
-            let compact = Compact { revision: request.revision, step_max: COMPACTION_STEP, anew };
             // The steps that follow go on with the same.
-            anew = false;
-            let executed = self.command_of(&map, shard, shard_command::Kind::Compact(compact), deadline).await?;
+            let anew = request.anew && is_first;
+            let compact = Compact { revision: request.revision, step_max: COMPACTION_STEP, anew };
+            let step = self.command_of(&map, shard, shard_command::Kind::Compact(compact), deadline).await;
+            let executed = step.map_err(|failure| if is_first { failure } else { begun(failure) })?;
+            is_first = false;
             match executed.result.kind {
                 // What is left the shard's leader goes on with by itself.
                 Some(command_result::Kind::Done(done)) if request.wait && done.more => {}
@@ -145,6 +147,13 @@ impl Kv {
             _ => Err(unexpected()),
         }
     }
+}
+
+/// Whatever became of a later step: the older revisions can be read no more, and the rest follows by itself.
+fn begun(mut failure: Failure) -> Failure {
+    failure.detail.set_outcome(v1::Outcome::Applied);
+    failure.detail.retryable = false;
+    failure
 }
 
 fn no_lease(lease: u64) -> Failure {
