@@ -12,6 +12,8 @@
 mod drive;
 #[path = "cluster/etcd.rs"]
 mod etcd;
+#[path = "cluster/fanout.rs"]
+mod fanout;
 #[path = "cluster/processes.rs"]
 mod processes;
 #[path = "cluster/quorate.rs"]
@@ -49,6 +51,12 @@ struct Options {
     /// costs while nothing is asked, and how long it takes to lead and serve after all nodes were killed.
     #[arg(long, value_delimiter = ',')]
     shards: Vec<u32>,
+    /// Measures so many watchers of one prefix instead, for each of these counts.
+    #[arg(long, value_delimiter = ',')]
+    watchers: Vec<usize>,
+    /// Puts a second below the watchers' prefix.
+    #[arg(long, default_value_t = 500)]
+    rate: u64,
     /// Leaves etcd out.
     #[arg(long)]
     no_etcd: bool,
@@ -131,7 +139,8 @@ fn main() {
         Options::parse()
     } else if is_asked_for(&arguments) {
         // As a test: everything once, with few clients.
-        Options { keys: 64, seconds: 0, clients: vec![4], shards: vec![2], ..Options::parse_from(["cluster"]) }
+        let defaults = Options::parse_from(["cluster"]);
+        Options { keys: 64, seconds: 0, clients: vec![4], shards: vec![2], watchers: vec![4], rate: 50, ..defaults }
     } else {
         return;
     };
@@ -164,6 +173,14 @@ async fn run(options: &Options) {
     }
     for store in &stores {
         println!("{}: processes {:?}", store.name(), store.processes().ids());
+    }
+    if !options.watchers.is_empty() {
+        fanout::run(options, &stores).await;
+        if options.bench {
+            return;
+        }
+    }
+    for store in &stores {
         let connections = drive::connections(drive::LOADERS, || store.connect()).await;
         drive::load(&connections, options.keys).await;
     }

@@ -86,6 +86,7 @@ impl Service for Fake {
         txn: TxnRequest -> TxnResponse;
         batch: BatchRequest -> BatchResponse;
         events: EventsRequest -> EventsResponse;
+        changes: EventsRequest -> EventsResponse;
         compact: CompactRequest -> CompactResponse;
         grant_lease: GrantLeaseRequest -> GrantLeaseResponse;
         revoke_lease: RevokeLeaseRequest -> RevokeLeaseResponse;
@@ -101,11 +102,20 @@ impl Service for Fake {
         add_member: AddMemberRequest -> AddMemberResponse;
         remove_member: RemoveMemberRequest -> RemoveMemberResponse;
         create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
+        update_keyspace: UpdateKeyspaceRequest -> UpdateKeyspaceResponse;
         drop_keyspace: DropKeyspaceRequest -> DropKeyspaceResponse;
+    }
+
+    async fn relocate_member(&self, _: crate::types::NodeId, _: String, _: Instant) -> Result<(), Failure> {
+        Ok(())
     }
 
     fn only_shard(&self, _: &str) -> Result<OnlyShard, Failure> {
         Ok(OnlyShard::default())
+    }
+
+    fn watched_shard(&self, _: Option<&v1::Target>, _: &[v1::KeyRange]) -> Result<u64, Failure> {
+        Ok(0)
     }
 
     fn watch_revision(&self, _: u64) -> Option<watch::Receiver<crate::types::Revision>> {
@@ -162,9 +172,11 @@ fn api(places: usize) -> Api<Fake> {
     let (version, _) = watch::channel(1);
     let node = Fake { ready: true.into(), version, released: Semaphore::new(0), deadline: Mutex::default() };
     Api {
+        keyspaces: Vec::new(),
         service: Arc::new(node),
         telemetry: Arc::new(Telemetry::default()),
         requests_in_flight_max: places,
+        watch_progress: Duration::from_secs(600),
         tls: None,
     }
 }
@@ -377,7 +389,7 @@ async fn pages_have_etcds_shapes() {
     assert!(health.ends_with("\r\n\r\n{\"health\":\"true\",\"reason\":\"\"}"), "{health}");
     assert!(served.page("/readyz").await.ends_with("\r\n\r\nok\n"));
     let version = env!("CARGO_PKG_VERSION");
-    let wanted = format!("{{\"etcdserver\":\"{version}\",\"etcdcluster\":\"{version}\"}}");
+    let wanted = format!("{{\"etcdserver\":\"3.4.0+quorate.{version}\",\"etcdcluster\":\"3.4.0\"}}");
     assert!(served.page("/version").await.ends_with(&wanted));
     served.node.ready.store(false, Ordering::Relaxed);
     let health = served.page("/health").await;

@@ -57,7 +57,7 @@ const fn look(path: &'static str, label: &'static str) -> Method {
     Method { path, label, write: false, placed: false, etcd: false, waits: false }
 }
 
-const METHODS: [Method; 77] = [
+const METHODS: [Method; 79] = [
     read("/quorate.v1.Kv/Get", "Kv.Get"),
     write("/quorate.v1.Kv/Put", "Kv.Put"),
     write("/quorate.v1.Kv/Delete", "Kv.Delete"),
@@ -66,6 +66,7 @@ const METHODS: [Method; 77] = [
     write("/quorate.v1.Kv/Txn", "Kv.Txn"),
     write("/quorate.v1.Kv/Batch", "Kv.Batch"),
     read("/quorate.v1.Kv/Events", "Kv.Events"),
+    look("/quorate.v1.Kv/Watch", "Kv.Watch").that_waits(),
     write("/quorate.v1.Kv/Compact", "Kv.Compact"),
     write("/quorate.v1.Lease/Grant", "Lease.Grant"),
     write("/quorate.v1.Lease/Revoke", "Lease.Revoke"),
@@ -86,6 +87,7 @@ const METHODS: [Method; 77] = [
     write("/quorate.v1.Admin/AddMember", "Admin.AddMember"),
     write("/quorate.v1.Admin/RemoveMember", "Admin.RemoveMember"),
     write("/quorate.v1.Admin/CreateKeyspace", "Admin.CreateKeyspace"),
+    write("/quorate.v1.Admin/UpdateKeyspace", "Admin.UpdateKeyspace"),
     write("/quorate.v1.Admin/DropKeyspace", "Admin.DropKeyspace"),
     read("/etcdserverpb.KV/Range", "etcd.KV.Range").for_etcd(),
     write("/etcdserverpb.KV/Put", "etcd.KV.Put").for_etcd(),
@@ -98,9 +100,9 @@ const METHODS: [Method; 77] = [
     look("/etcdserverpb.Lease/LeaseKeepAlive", "etcd.Lease.LeaseKeepAlive").for_etcd(),
     read("/etcdserverpb.Lease/LeaseTimeToLive", "etcd.Lease.LeaseTimeToLive").for_etcd(),
     read("/etcdserverpb.Lease/LeaseLeases", "etcd.Lease.LeaseLeases").for_etcd(),
-    look("/etcdserverpb.Cluster/MemberAdd", "etcd.Cluster.MemberAdd").for_etcd(),
+    write("/etcdserverpb.Cluster/MemberAdd", "etcd.Cluster.MemberAdd").for_etcd(),
     write("/etcdserverpb.Cluster/MemberRemove", "etcd.Cluster.MemberRemove").for_etcd(),
-    look("/etcdserverpb.Cluster/MemberUpdate", "etcd.Cluster.MemberUpdate").for_etcd(),
+    write("/etcdserverpb.Cluster/MemberUpdate", "etcd.Cluster.MemberUpdate").for_etcd(),
     look("/etcdserverpb.Cluster/MemberList", "etcd.Cluster.MemberList").for_etcd(),
     look("/etcdserverpb.Cluster/MemberPromote", "etcd.Cluster.MemberPromote").for_etcd(),
     look("/etcdserverpb.Maintenance/Alarm", "etcd.Maintenance.Alarm").for_etcd(),

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::error;
 use super::watchers::{Answers, Source, Watchers};
+use super::watching::Watching;
 use crate::env::time::Instant;
 use crate::node::{Failure, Service};
 use crate::proto::v1::admin_server::Admin;
@@ -92,6 +93,8 @@ macro_rules! serve {
 
 #[tonic::async_trait]
 impl<S: Service> Kv for Face<S> {
+    type WatchStream = Answers<v1::WatchResponse>;
+
     async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetResponse> {
         serve!(self.get(request))
     }
@@ -122,6 +125,14 @@ impl<S: Service> Kv for Face<S> {
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<v1::EventsResponse> {
         serve!(self.events(request))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let call = request.extensions().get::<Arc<Call>>().cloned().ok_or_else(no_call)?;
+        let place = call.enter().and_then(|()| self.watchers.place());
+        let watching = place
+            .and_then(|place| Watching::begin(Arc::clone(&self.service), request.into_inner(), place, call.deadline()));
+        watching.map(|watching| Response::new(watching.answers())).map_err(|failure| refusal(&call, &failure))
     }
 
     async fn compact(&self, request: Request<v1::CompactRequest>) -> Answer<v1::CompactResponse> {
@@ -239,6 +250,10 @@ impl<S: Service> Admin for Face<S> {
 
     async fn create_keyspace(&self, request: Request<v1::CreateKeyspaceRequest>) -> Answer<v1::CreateKeyspaceResponse> {
         serve!(self.create_keyspace(request))
+    }
+
+    async fn update_keyspace(&self, request: Request<v1::UpdateKeyspaceRequest>) -> Answer<v1::UpdateKeyspaceResponse> {
+        serve!(self.update_keyspace(request))
     }
 
     async fn drop_keyspace(&self, request: Request<v1::DropKeyspaceRequest>) -> Answer<v1::DropKeyspaceResponse> {

@@ -9,6 +9,7 @@ use axum::routing::get;
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 
+use super::etcd;
 use crate::node::{Service, Telemetry};
 
 /// Content type of the OpenMetrics text format, which Prometheus reads.
@@ -49,16 +50,16 @@ async fn health<S: Service>(State(pages): State<Arc<Pages<S>>>) -> Response {
     json(code(readiness.ready), &body)
 }
 
-/// etcd's shape. The versions are Quorate's own: a program that needs etcd's must not be misled.
+/// etcd's shape, and versions that its clients can go by: of the API that is served.
 #[derive(Serialize)]
-struct Version {
-    etcdserver: &'static str,
-    etcdcluster: &'static str,
+struct Version<'a> {
+    etcdserver: &'a str,
+    etcdcluster: &'a str,
 }
 
 async fn version() -> Response {
-    let version = env!("CARGO_PKG_VERSION");
-    json(StatusCode::OK, &Version { etcdserver: version, etcdcluster: version })
+    let own = etcd::version(env!("CARGO_PKG_VERSION"));
+    json(StatusCode::OK, &Version { etcdserver: &own, etcdcluster: etcd::COMPATIBLE })
 }
 
 async fn readyz<S: Service>(State(pages): State<Arc<Pages<S>>>) -> (StatusCode, String) {
@@ -74,7 +75,11 @@ pub(super) async fn unknown(headers: HeaderMap, request: Request) -> Response {
     if kind.starts_with("application/grpc") {
         return tonic::Status::unimplemented(format!("this node has no service {path}")).into_http();
     }
-    (StatusCode::NOT_FOUND, "not found; there is /metrics, /health, /version, /readyz, and gRPC\n").into_response()
+    (
+        StatusCode::NOT_FOUND,
+        "not found; there is /metrics, /health, /version, /readyz, etcd's JSON under /v3/, and gRPC\n",
+    )
+        .into_response()
 }
 
 fn code(ready: bool) -> StatusCode {

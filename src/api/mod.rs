@@ -4,6 +4,7 @@
 //! [`Failure`](crate::node::Failure) becomes a status. It knows a node only as a [`Service`], and no
 //! shard, log or engine.
 
+mod authority;
 mod call;
 pub mod error;
 mod etcd;
@@ -13,6 +14,7 @@ mod health;
 mod http;
 mod port;
 mod watchers;
+mod watching;
 
 #[cfg(test)]
 mod api_test;
@@ -20,10 +22,12 @@ mod api_test;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::IntoResponse;
-use axum::{Router, middleware};
+use axum::{Extension, Router, middleware};
+use futures_util::future;
 use tokio::sync::watch;
 use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
@@ -72,8 +76,22 @@ pub struct Api<S> {
     pub telemetry: Arc<Telemetry>,
     /// Requests executed at a time; one more is refused with `OVERLOADED`.
     pub requests_in_flight_max: usize,
+    /// How often a watch of etcd's API that asked for progress hears of it while nothing happens.
+    pub watch_progress: Duration,
     /// What clients are met with; `None` where the network is trusted.
     pub tls: Option<ServerTls>,
+    /// Further ports.
+    pub keyspaces: Vec<KeyspacePort>,
+}
+
+/// A port on which clients of etcd's API that name no keyspace mean this one, and not `default`.
+pub struct KeyspacePort {
+    /// Its name. It need not exist yet.
+    pub keyspace: String,
+    /// `host:port` that clients are told to connect to.
+    pub advertise: String,
+    /// Where they come in.
+    pub listener: Box<dyn Listener>,
 }
 
 impl<S: Service> Api<S> {
@@ -85,10 +103,21 @@ impl<S: Service> Api<S> {
     /// Before anything is served, when the API cannot be assembled.
     pub async fn serve(mut self, listener: Box<dyn Listener>, stop: impl Future<Output = ()>) -> Result<(), ApiError> {
         let (closing, closed) = watch::channel(false);
-        let telemetry = Arc::clone(&self.telemetry);
+        let (closing, telemetry) = (Arc::new(closing), Arc::clone(&self.telemetry));
         let tls = self.tls.take().map(Arc::new);
-        let router = self.router(&Watchers::new(closed))?;
-        Port { listener, tls, router, telemetry, closing }.serve(stop).await;
+        let keyspaces = std::mem::take(&mut self.keyspaces);
+        let router = self.router(&Watchers::new(closed.clone()))?;
+        let port = |listener, router| {
+            let (tls, telemetry, closing) = (tls.clone(), Arc::clone(&telemetry), Arc::clone(&closing));
+            Port { listener, tls, router, telemetry, closing }
+        };
+        let others = keyspaces.into_iter().map(|KeyspacePort { keyspace, advertise, listener }| {
+            let entered = etcd::Entered { keyspace: keyspace.into(), address: advertise.into() };
+            let mut closed = closed.clone();
+            let stop = async move { drop(closed.wait_for(|closing| *closing).await) };
+            port(listener, router.clone().layer(Extension(entered))).serve(stop)
+        });
+        future::join(port(listener, router.clone()).serve(stop), future::join_all(others)).await;
         Ok(())
     }
 
@@ -105,7 +134,7 @@ impl<S: Service> Api<S> {
         let ours = with(ours, lease.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = with(ours, cluster.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
         let ours = with(ours, admin.max_decoding_message_size(request_max).max_encoding_message_size(response_max));
-        let etcd = etcd::Etcd::new(Arc::clone(&self.service), watchers.clone());
+        let etcd = etcd::Etcd::new(Arc::clone(&self.service), watchers.clone(), self.watch_progress);
         let (kv, lease) = (KVServer::new(etcd.clone()), EtcdLeaseServer::new(etcd.clone()));
         let (cluster, auth) = (EtcdClusterServer::new(etcd.clone()), AuthServer::new(etcd.clone()));
         let watch = WatchServer::new(etcd.clone());

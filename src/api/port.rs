@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::authority::Authority;
 use crate::env::net::{Listener, Stream};
 use crate::env::time;
 use crate::env::tls::ServerTls;
@@ -31,6 +32,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes in which it says so: HTTP/2's preface. No HTTP/1.1 request with a host is shorter.
 const OPENING_BYTES: usize = 24;
+/// What is read at a time until its first headers are through.
+const OPENING_PIECE_BYTES: usize = 1024;
 /// Pings on an idle HTTP/2 connection, and the wait for their answer.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +51,7 @@ pub(super) struct Port {
     pub(super) router: Router,
     pub(super) telemetry: Arc<Telemetry>,
     /// Set when the server stops: ends watchers and idle connections.
-    pub(super) closing: watch::Sender<bool>,
+    pub(super) closing: Arc<watch::Sender<bool>>,
 }
 
 impl Port {
@@ -162,7 +165,8 @@ async fn connection(
     mut closing: watch::Receiver<bool>,
 ) {
     let received = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Opening { stream, received: Arc::clone(&received) });
+    let authority = Authority::default();
+    let io = TokioIo::new(Opening { stream, received: Arc::clone(&received), authority });
     let mut served = pin!(http.serve_connection(io, TowerToHyperService::new(router)));
     let mut opening = pin!(time::sleep(OPENING_TIMEOUT));
     let (mut is_opening, mut is_closing) = (true, false);
@@ -206,20 +210,42 @@ impl Drop for Open {
     }
 }
 
-/// A stream that counts its first bytes.
+/// A stream that counts its first bytes, and lets the first headers name the server by a URL.
 struct Opening {
     stream: Box<dyn Stream>,
     received: Arc<AtomicUsize>,
+    authority: Authority,
 }
 
 impl AsyncRead for Opening {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        while !self.authority.is_done() {
+            let passed = self.authority.pass_on(buf.initialize_unfilled());
+            if passed > 0 {
+                buf.advance(passed);
+                return Poll::Ready(Ok(()));
+            }
+            let mut piece = [0; OPENING_PIECE_BYTES];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
+            self.count(piece.filled().len());
+            match piece.filled() {
+                [] => self.authority.end(),
+                bytes => self.authority.receive(bytes),
+            }
+        }
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        if self.received.load(Ordering::Relaxed) < OPENING_BYTES {
-            self.received.fetch_add(buf.filled().len().saturating_sub(before), Ordering::Relaxed);
-        }
+        self.count(buf.filled().len().saturating_sub(before));
         Poll::Ready(read)
+    }
+}
+
+impl Opening {
+    fn count(&self, bytes: usize) {
+        if self.received.load(Ordering::Relaxed) < OPENING_BYTES {
+            self.received.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 }
 

@@ -24,9 +24,19 @@ fn main() -> anyhow::Result<ExitCode> {
                 on_signal.raise();
             }
         });
+        if cli.command.ends_by_itself() {
+            // What it holds is to be given back.
+            let on_signal = interrupts.clone();
+            let mut told = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+            tokio::spawn(async move {
+                while told.recv().await.is_some() {
+                    on_signal.raise();
+                }
+            });
+        }
         Ok::<_, anyhow::Error>(cli::run(&Env::real(), cli, console, &interrupts).await)
     })?;
     // A read of standard input that still blocks must not hold the process.
     runtime.shutdown_background();
-    Ok(ExitCode::from(exit as u8))
+    Ok(ExitCode::from(exit.code()))
 }

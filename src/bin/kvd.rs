@@ -1,15 +1,18 @@
 //! `kvd`, the server: reads its command line, starts a node or a development cluster, and stops it
 //! when the operating system says so.
 
+use std::convert::Infallible;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use quorate::api::Api;
+use quorate::api::{Api, KeyspacePort};
 use quorate::env::Env;
+use quorate::env::net::Listener;
 use quorate::env::tls::ServerTls;
 use quorate::env::work::Workers;
 use quorate::node::dev::{DEV_NODES_MAX, DevCluster};
@@ -26,6 +29,8 @@ use tracing_subscriber::EnvFilter;
 const EXIT_FAILED: u8 = 1;
 /// The command line or the settings cannot be used.
 const EXIT_USAGE: u8 = 2;
+/// Pause after a failed accept, which is usually a lack of file descriptors.
+const TURN_AWAY_PAUSE: Duration = Duration::from_millis(100);
 /// A second signal ended the process at once.
 const EXIT_AT_ONCE: u8 = 130;
 
@@ -116,6 +121,8 @@ settings! {
     client_addr: "HOST:PORT",
     /// Address clients are told to connect to [default: client-addr]
     client_advertise: "HOST:PORT",
+    /// Further addresses, where etcd's clients mean another keyspace than `default`
+    etcd_addr: "KEYSPACE=HOST:PORT,…",
     /// Address to listen on for peers [default: this node's in --cluster, or 127.0.0.1:2380]
     peer_addr: "HOST:PORT",
     /// Address peers are told to connect to [default: this node's in --cluster, or peer-addr]
@@ -153,6 +160,8 @@ settings! {
     value_bytes_max: "BYTES",
     /// Client requests executed at a time [default: 4096]
     requests_in_flight_max: "N",
+    /// How often a watch that asked for progress hears of it while nothing happens [default: 600000]
+    watch_progress_ms: "MS",
     /// Time between a leader's heartbeats [default: 150]
     heartbeat_ms: "MS",
     /// Shortest silence after which a follower stands for election [default: 600]
@@ -282,6 +291,7 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
     let tls = tls.context("the client port's TLS files cannot be used")?;
     let listener = env.net.listen(&config.client_listen).await;
     let listener = listener.with_context(|| format!("cannot listen for clients on {}", config.client_listen))?;
+    let keyspaces = keyspace_ports(&config, &env).await?;
     let settings = config.clone();
     let mut stop = std::pin::pin!(stop);
     // A node that joins may wait for long, and has nothing yet that must be ended in order.
@@ -292,14 +302,17 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
             tracing::info!("stopped before it had started");
             return Ok(());
         }
+        never = turn_away(&*listener) => match never {},
     };
     let api = Api {
         service: Arc::new(node.clone()),
         telemetry: Arc::new(Telemetry::default()),
         requests_in_flight_max: settings.requests_in_flight_max,
+        watch_progress: Duration::from_millis(settings.watch_progress_ms),
         tls,
+        keyspaces,
     };
-    tracing::info!(name = settings.name, clients = settings.client_advertise, "serving");
+    tracing::info!(name = settings.name, clients = settings.client_advertise, "listening for clients");
     tokio::select! {
         biased;
         reason = node.failed() => anyhow::bail!("{reason}"),
@@ -308,6 +321,35 @@ async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> anyhow::Resu
     node.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Ends the connections of clients as they come, for ever: they go elsewhere at once, and do not wait for a node
+/// that cannot answer yet.
+async fn turn_away(listener: &dyn Listener) -> Infallible {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                tracing::debug!(%from, "a client came before this node could answer");
+                drop(stream);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client's connection");
+                quorate::env::time::sleep(TURN_AWAY_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn keyspace_ports(config: &NodeConfig, env: &Env) -> anyhow::Result<Vec<KeyspacePort>> {
+    let mut ports = Vec::new();
+    for (keyspace, address) in &config.etcd_listen {
+        let listener = env.net.listen(address).await;
+        let listener = listener
+            .with_context(|| format!("cannot listen for etcd's clients of the keyspace {keyspace} on {address}"))?;
+        let advertise = config.etcd_advertise(address);
+        ports.push(KeyspacePort { keyspace: keyspace.clone(), advertise, listener });
+    }
+    Ok(ports)
 }
 
 fn open_engine(config: &NodeConfig, dir: &Path) -> Result<Arc<dyn Engine>, EngineError> {
@@ -339,13 +381,17 @@ fn stops(until_stdin_closes: bool) -> anyhow::Result<watch::Receiver<u32>> {
         let mut closed = std::pin::pin!(closed_stdin());
         let mut watching = until_stdin_closes;
         loop {
-            tokio::select! {
+            let reason = tokio::select! {
                 biased;
-                Some(()) = terminate.recv() => {}
-                Some(()) = interrupt.recv() => {}
-                () = &mut closed, if watching => watching = false,
+                Some(()) = terminate.recv() => "SIGTERM",
+                Some(()) = interrupt.recv() => "SIGINT",
+                () = &mut closed, if watching => {
+                    watching = false;
+                    "the end of standard input"
+                }
                 else => return,
-            }
+            };
+            tracing::info!(reason, "asked to stop");
             count.send_modify(|count| *count += 1);
         }
     });

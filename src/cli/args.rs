@@ -1,5 +1,10 @@
 //! The command line.
 
+mod contest;
+mod etcd;
+mod lease;
+mod watch;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +12,10 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+pub use self::contest::{ElectArgs, LockArgs};
+pub use self::etcd::{EtcdArgs, Leases};
+pub use self::lease::{LeaseArgs, LeaseCommand};
+pub use self::watch::WatchArgs;
 use super::settings::Settings;
 
 /// Talks to a Quorate cluster.
@@ -15,7 +24,7 @@ use super::settings::Settings;
     name = "kvctl",
     version,
     about = "Talks to a Quorate cluster",
-    after_help = "Without a command on a terminal, kvctl reads commands line by line: see `kvctl help repl`.\n\nExamples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n  kvctl --endpoints db.example.org --tls-ca ca.pem get greeting\n  kvctl --profile prod member list\n  kvctl\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted.",
+    after_help = "Without a command on a terminal, kvctl reads commands line by line: see `kvctl help repl`.\n\nExamples:\n  kvctl put greeting hello\n  kvctl get greeting\n  kvctl --endpoints 10.0.0.1:2379,10.0.0.2:2379 endpoint health\n  kvctl --endpoints db.example.org --tls-ca ca.pem get greeting\n  kvctl --profile prod member list\n  kvctl\n\nExit codes: 0 ok, 1 not found or compare failed, 2 usage, 3 unavailable, 4 denied,\n5 unhealthy, 6 outcome unknown, 130 interrupted; those of the command that watch and lock run.",
     disable_help_subcommand = false,
     propagate_version = true
 )]
@@ -77,7 +86,7 @@ pub enum Command {
     Get(GetArgs),
     /// Writes a key.
     #[command(
-        after_help = "Examples:\n  kvctl put greeting hello\n  kvctl put session/9 active --ttl 30s\n  kvctl put photo - < photo.jpg"
+        after_help = "Examples:\n  kvctl put greeting hello\n  kvctl put session/9 active --ttl 30s\n  kvctl put node/3 up --lease 17\n  kvctl put photo - < photo.jpg"
     )]
     Put(PutArgs),
     /// Deletes keys and prints how many.
@@ -93,6 +102,9 @@ pub enum Command {
     /// Prints how many keys there are.
     #[command(after_help = "Examples:\n  kvctl count\n  kvctl count --prefix user/\n  kvctl count --max-stale 5s")]
     Count(RangeArgs),
+    /// Shows changes of keys as they come, or runs a command for each.
+    #[command(after_help = watch::HELP)]
+    Watch(WatchArgs),
     /// Carries out a transaction read from a file or standard input.
     #[command(after_help = TXN_HELP)]
     Txn(InputArgs),
@@ -103,7 +115,7 @@ pub enum Command {
     Batch(InputArgs),
     /// Writes the records of a file or of standard input, each exactly once.
     #[command(
-        after_help = "Reads JSON lines {\"key\":…,\"value\":…} (key_base64 and value_base64 for bytes that are no text)\nor lines KEY<TAB>VALUE.\n\nExamples:\n  kvctl import backup.json\n  dpkg-query -W -f='${Package}\\t${Version}\\n' | kvctl import"
+        after_help = "Reads JSON lines {\"key\":…,\"value\":…} (key_base64 and value_base64 for bytes that are no text)\nor lines KEY<TAB>VALUE.\n\nWith --from-etcd, reads all keys of an etcd as of one revision instead. Each is written with its value alone; what\nbecomes of those with a lease says --leases. Records that are too large are named, and the exit code is 2.\n\nExamples:\n  kvctl import backup.json\n  kvctl import --from-etcd 10.0.0.9:2379 --prefix config/\n  dpkg-query -W -f='${Package}\\t${Version}\\n' | kvctl import"
     )]
     Import(ImportArgs),
     /// Writes all records in the form that import reads, each shard's as of one revision.
@@ -111,6 +123,20 @@ pub enum Command {
         after_help = "A keyspace of one shard is written as it was at one moment; one of many, shard by shard as each was\nwhen the export began, not all at the same moment.\n\nExamples:\n  kvctl export backup.json\n  kvctl export --prefix user/ > users.json\n  kvctl export --format tsv | wc -l"
     )]
     Export(ExportArgs),
+    /// Grants leases, keeps them alive, ends and shows them.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Holds a lock until it is interrupted, or while a command runs.
+    #[command(after_help = contest::LOCK_HELP)]
+    Lock(LockArgs),
+    /// Takes part in an election, or shows who leads.
+    #[command(after_help = contest::ELECT_HELP)]
+    Elect(ElectArgs),
+    /// Forgets what only revisions before one could show.
+    #[command(
+        after_help = "Reads and watches of older revisions are refused from then on; the space comes back soon after, or has come\nback with --wait. `kvctl put -w json` and `kvctl get -w json` show revisions.\n\nExamples:\n  kvctl compact 4711\n  kvctl compact 4711 --wait\n  kvctl compact 4711 --shard 7 --keyspace events"
+    )]
+    Compact(CompactArgs),
     /// Makes, shows and drops keyspaces.
     #[command(subcommand)]
     Keyspace(KeyspaceCommand),
@@ -233,6 +259,9 @@ pub struct PutArgs {
     /// Lets the key expire: 30s, 5m, 12h.
     #[arg(long, value_parser = duration)]
     pub ttl: Option<Duration>,
+    /// Attaches the key to a lease, with which it goes.
+    #[arg(long, value_name = "ID", value_parser = lease::lease_id, conflicts_with = "ttl")]
+    pub lease: Option<u64>,
     /// Prints the value that was replaced, too.
     #[arg(long)]
     pub prev: bool,
@@ -291,9 +320,27 @@ pub struct ImportArgs {
     /// Form of the lines; found out by the first line if not given.
     #[arg(long, value_enum)]
     pub format: Option<LineFormat>,
-    /// Counts lines that make no sense instead of stopping at the first.
+    /// Counts lines that make no sense instead of stopping at the first; with --from-etcd accepts that records
+    /// which are too large are left out.
     #[arg(long)]
     pub skip_invalid: bool,
+    /// Another source than a file.
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+}
+
+/// `compact`.
+#[derive(Args, Debug)]
+pub struct CompactArgs {
+    /// The oldest revision that can still be read then.
+    #[arg(value_name = "REV", value_parser = clap::value_parser!(u64).range(1..))]
+    pub revision: u64,
+    /// The shard, 2 or g2, where the keyspace has several.
+    #[arg(long)]
+    pub shard: Option<String>,
+    /// Returns only when all of it is forgotten.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// `export`.
@@ -329,6 +376,11 @@ pub enum KeyspaceCommand {
         /// Its name.
         name: String,
     },
+    /// Changes what a keyspace keeps of its history.
+    #[command(
+        after_help = "History is what watches from the past and reads of earlier revisions need. With --history and\n--history-age, what either keeps is kept; with neither, all until `kvctl compact`.\n\nExamples:\n  kvctl keyspace set default --history-age 1h\n  kvctl keyspace set events --history 10000\n  kvctl keyspace set events --history all --history-age all"
+    )]
+    Set(KeyspaceSetArgs),
     /// Drops a keyspace with all its keys, for good.
     #[command(after_help = "Examples:\n  kvctl keyspace drop events --yes")]
     Drop {
@@ -358,9 +410,25 @@ pub struct KeyspaceCreateArgs {
     /// Replicas of each shard [default: 3; where there are fewer nodes, the others are made when nodes join]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub replicas: u32,
-    /// Revisions of history to keep [default: all until compacted]
+    /// Newest revisions whose history is kept [default: all until compacted]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     pub history: u64,
+    /// How long history is kept at least: 90s, 5m, 12h, 7d [default: until compacted]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub history_age: Option<Duration>,
+}
+
+/// `keyspace set`.
+#[derive(Args, Debug)]
+pub struct KeyspaceSetArgs {
+    /// Its name.
+    pub name: String,
+    /// Newest revisions whose history is kept, or `all` to set no number.
+    #[arg(long, value_name = "N", value_parser = revisions_kept, required_unless_present = "history_age")]
+    pub history: Option<u64>,
+    /// How long history is kept at least (90s, 5m, 12h, 7d), or `all` to set no time.
+    #[arg(long, value_name = "TIME", value_parser = time_kept)]
+    pub history_age: Option<Duration>,
 }
 
 /// `shard`.
@@ -478,6 +546,18 @@ pub struct EndpointArgs {
     /// Asks every member of the cluster, not only the given endpoints.
     #[arg(long)]
     pub cluster: bool,
+}
+
+/// Reads a number of revisions; 0 for `all`.
+fn revisions_kept(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no number of revisions: write 1 or more, or all");
+    if text == "all" { Ok(0) } else { text.parse().ok().filter(|number| *number > 0).ok_or_else(wrong) }
+}
+
+/// Reads a duration; zero for `all`.
+fn time_kept(text: &str) -> Result<Duration, String> {
+    let or_all = |wrong| format!("{wrong}; `all` sets no time");
+    if text == "all" { Ok(Duration::ZERO) } else { duration(text).map_err(or_all) }
 }
 
 /// Reads `500ms`, `30s`, `5m`, `12h`, `7d`; a bare number is seconds.

@@ -90,6 +90,10 @@ pub(super) struct Ran {
 }
 
 impl Ran {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.out
+    }
+
     pub(super) fn out(&self) -> &str {
         std::str::from_utf8(&self.out).unwrap()
     }
@@ -122,6 +126,7 @@ impl Shell {
             stderr_is_terminal: false,
             is_interactive: false,
             files: self.files.clone(),
+            programs: Arc::new(crate::env::program::RealPrograms),
             places: Places { config: Some("/config".into()), state: None },
         };
         let exit = run(&self.fake.env(), cli, console, &self.interrupts).await;

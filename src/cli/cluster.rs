@@ -57,7 +57,7 @@ pub(crate) async fn shard(context: &mut Context<'_>, command: ShardCommand) -> R
     }
 }
 
-fn shard_id(text: &str) -> Result<GroupId, Failure> {
+pub(super) fn shard_id(text: &str) -> Result<GroupId, Failure> {
     let id = text.strip_prefix('g').unwrap_or(text).parse().map(GroupId);
     id.map_err(|_| Failure::usage(format!("`{text}` is no shard id"), "`kvctl shard list` shows the ids"))
 }
@@ -213,7 +213,7 @@ async fn status(context: &mut Context<'_>, asked: Vec<Asked>) -> Result<(), Fail
             }
             Err(error) => {
                 json.push(json!({ "endpoint": asked.endpoint, "error": error.message }));
-                silent.push(error);
+                silent.push((&asked.endpoint, error));
             }
         }
     }
@@ -225,10 +225,11 @@ async fn status(context: &mut Context<'_>, asked: Vec<Asked>) -> Result<(), Fail
     show(context, listing).await?;
     match silent.first() {
         None => Ok(()),
-        Some(first) => {
-            let failure = Failure::from((*first).clone());
-            let message = format!("{} of {} endpoints did not answer: {}", silent.len(), asked.len(), failure.message);
-            Err(Failure { message, ..failure })
+        Some((first, error)) => {
+            let failure = Failure::from((*error).clone());
+            let (silent, all) = (silent.len(), asked.len());
+            let message = format!("{silent} of {all} endpoints did not answer; {first}: {}", failure.message);
+            Err(Failure { exit: Exit::Unavailable, message, ..failure })
         }
     }
 }
@@ -240,7 +241,11 @@ fn status_row(endpoint: &str, status: &StatusResponse) -> Vec<String> {
         status.node_id.to_string(),
         status.name.clone(),
         status.version.clone(),
-        if status.ready { "yes".to_owned() } else { format!("no ({})", status.reason) },
+        match (status.ready, status.disk_full) {
+            (true, false) => "yes".to_owned(),
+            (true, true) => "yes (disk full)".to_owned(),
+            (false, _) => format!("no ({})", status.reason),
+        },
         leads.to_string(),
         status.replicas.len().to_string(),
         status.log_bytes.to_string(),
@@ -279,6 +284,7 @@ fn status_json(endpoint: &str, status: &StatusResponse) -> Value {
         "log_bytes": status.log_bytes,
         "engine_bytes": status.engine_bytes,
         "uptime_ms": status.uptime_ms,
+        "disk_full": status.disk_full,
         "replicas": replicas,
     })
 }

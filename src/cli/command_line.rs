@@ -8,7 +8,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 
 use super::args::{
-    Cli, Command, EndpointCommand, KeyspaceCommand, MemberCommand, OperationCommand, ProfileCommand, ShardCommand,
+    Cli, Command, EndpointCommand, KeyspaceCommand, LeaseCommand, MemberCommand, OperationCommand, ProfileCommand,
+    ShardCommand,
 };
 
 /// The definition of the command line. A variable that is empty counts as not set.
@@ -45,8 +46,12 @@ impl Command {
     /// Whether it may change something, so that its end matters when nobody heard of it.
     pub(crate) fn writes(&self) -> bool {
         match self {
-            Self::Put(_) | Self::Del(_) | Self::Txn(_) | Self::Batch(_) | Self::Import(_) => true,
-            Self::Keyspace(KeyspaceCommand::Create(_) | KeyspaceCommand::Drop { .. }) => true,
+            Self::Put(_) | Self::Del(_) | Self::Txn(_) | Self::Batch(_) | Self::Import(_) | Self::Compact(_) => true,
+            Self::Lease(LeaseCommand::Grant { .. } | LeaseCommand::Revoke(_)) => true,
+            Self::Lease(LeaseCommand::KeepAlive { .. } | LeaseCommand::TimeToLive { .. } | LeaseCommand::List) => false,
+            // They see to it themselves that nothing is left.
+            Self::Lock(_) | Self::Elect(_) | Self::Watch(_) => false,
+            Self::Keyspace(KeyspaceCommand::Create(_) | KeyspaceCommand::Set(_) | KeyspaceCommand::Drop { .. }) => true,
             Self::Shard(
                 ShardCommand::MoveLeader { .. } | ShardCommand::AddReplica { .. } | ShardCommand::RemoveReplica { .. },
             ) => true,
@@ -58,6 +63,11 @@ impl Command {
             Self::Get(_) | Self::Scan(_) | Self::Count(_) | Self::Export(_) => false,
             Self::Profile(_) | Self::Repl | Self::Completion { .. } | Self::Version => false,
         }
+    }
+
+    /// Whether it sees to its own end once it is interrupted, however long that takes: it holds something.
+    pub fn ends_by_itself(&self) -> bool {
+        matches!(self, Self::Watch(_) | Self::Lock(_) | Self::Elect(_))
     }
 
     /// Its words, as its help is asked for.
@@ -72,9 +82,19 @@ impl Command {
             Self::Batch(_) => "batch",
             Self::Import(_) => "import",
             Self::Export(_) => "export",
+            Self::Watch(_) => "watch",
+            Self::Lease(LeaseCommand::Grant { .. }) => "lease grant",
+            Self::Lease(LeaseCommand::Revoke(_)) => "lease revoke",
+            Self::Lease(LeaseCommand::KeepAlive { .. }) => "lease keep-alive",
+            Self::Lease(LeaseCommand::TimeToLive { .. }) => "lease time-to-live",
+            Self::Lease(LeaseCommand::List) => "lease list",
+            Self::Lock(_) => "lock",
+            Self::Elect(_) => "elect",
+            Self::Compact(_) => "compact",
             Self::Keyspace(KeyspaceCommand::Create(_)) => "keyspace create",
             Self::Keyspace(KeyspaceCommand::List) => "keyspace list",
             Self::Keyspace(KeyspaceCommand::Describe { .. }) => "keyspace describe",
+            Self::Keyspace(KeyspaceCommand::Set(_)) => "keyspace set",
             Self::Keyspace(KeyspaceCommand::Drop { .. }) => "keyspace drop",
             Self::Shard(ShardCommand::List) => "shard list",
             Self::Shard(ShardCommand::MoveLeader { .. }) => "shard move-leader",
@@ -101,8 +121,10 @@ impl Command {
         match self {
             Self::Put(put) => put.value == "-",
             Self::Txn(input) | Self::Batch(input) => is_stdin(&input.file),
-            Self::Import(import) => is_stdin(&import.file),
+            Self::Import(import) => import.etcd.from_etcd.is_empty() && is_stdin(&import.file),
             Self::Get(_) | Self::Del(_) | Self::Scan(_) | Self::Count(_) | Self::Export(_) => false,
+            // A command that they run reads on by itself.
+            Self::Watch(_) | Self::Lease(_) | Self::Lock(_) | Self::Elect(_) | Self::Compact(_) => false,
             Self::Keyspace(_) | Self::Shard(_) | Self::Member(_) | Self::Operation(_) | Self::Endpoint(_) => false,
             Self::Profile(_) | Self::Repl | Self::Completion { .. } | Self::Version => false,
         }
@@ -156,6 +178,15 @@ mod tests {
             "endpoint health",
             "profile list",
             "profile show",
+            "watch k",
+            "lease grant 5s",
+            "lease revoke 1",
+            "lease keep-alive 1",
+            "lease time-to-live 1",
+            "lease list",
+            "lock l",
+            "elect e v",
+            "compact 1",
             "repl",
             "completion bash",
             "version",
@@ -172,7 +203,14 @@ mod tests {
         for line in ["kvctl put k -", "kvctl txn", "kvctl batch -", "kvctl import"] {
             assert!(reads(line), "{line}");
         }
-        for line in ["kvctl put k v", "kvctl txn file", "kvctl import file", "kvctl export -", "kvctl get -- -"] {
+        for line in [
+            "kvctl put k v",
+            "kvctl txn file",
+            "kvctl import file",
+            "kvctl export -",
+            "kvctl get -- -",
+            "kvctl import --from-etcd a:1",
+        ] {
             assert!(!reads(line), "{line}");
         }
     }

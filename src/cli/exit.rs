@@ -9,24 +9,42 @@ use crate::env::console::Console;
 
 /// Exit codes; `docs/kvctl.md` promises them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[repr(u8)]
 pub enum Exit {
     /// Done.
-    Ok = 0,
+    Ok,
     /// A key was not found, nothing was deleted, or a transaction's compares failed.
-    NotFound = 1,
+    NotFound,
+    /// A command that was run ended with this status.
+    Command(u8),
     /// The command, its input or its target makes no sense.
-    Usage = 2,
+    Usage,
     /// The cluster could not do it now; nothing was changed.
-    Unavailable = 3,
+    Unavailable,
     /// The caller may not do it.
-    Denied = 4,
+    Denied,
     /// A node is unhealthy, or data is damaged.
-    Unhealthy = 5,
+    Unhealthy,
     /// A write may or may not have taken effect.
-    Unknown = 6,
+    Unknown,
     /// Ctrl-C.
-    Interrupted = 130,
+    Interrupted,
+}
+
+impl Exit {
+    /// The number that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::NotFound => 1,
+            Self::Command(status) => status,
+            Self::Usage => 2,
+            Self::Unavailable => 3,
+            Self::Denied => 4,
+            Self::Unhealthy => 5,
+            Self::Unknown => 6,
+            Self::Interrupted => 130,
+        }
+    }
 }
 
 /// Hint where only the help of the command helps; [`Failure::of_command`] names it.
@@ -128,7 +146,9 @@ fn hint_of(error: &Error) -> &'static str {
     match error.code {
         ErrorCode::LimitExceeded => "make the request smaller; docs/limits.md lists every limit",
         ErrorCode::KeyspaceNotFound => "name an existing keyspace with --keyspace, or leave it out for `default`",
-        ErrorCode::CrossShard => "split the request, so that each part stays within one shard",
+        ErrorCode::CrossShard => {
+            "use a keyspace of one shard, or split the request so that each part stays within one shard"
+        }
         // The message says what is taken, and by whom.
         ErrorCode::AlreadyExists | ErrorCode::LeaseNotFound | ErrorCode::KeyNotFound => "",
         ErrorCode::Compacted => "read at a newer revision, or leave --rev out",
@@ -138,7 +158,8 @@ fn hint_of(error: &Error) -> &'static str {
             "a shard elects a leader within seconds; if this lasts, `kvctl endpoint health` shows why"
         }
         ErrorCode::TooStale => {
-            "no replica is as new as --max-stale demands: raise it, or read with --read linearizable"
+            "raise --max-stale, or read with --read linearizable; without a leader only a replica that has served stale \
+             reads before can prove how new it is"
         }
         ErrorCode::Overloaded => "send less at a time, or try again later",
         ErrorCode::DiskFull => "free space on the node's disk; deletes and reads still work",

@@ -4,6 +4,8 @@
 //! never a second write. Lines keep their order where it matters: a key that is being written is
 //! not written again before that is done.
 
+mod etcd;
+
 use std::collections::BTreeSet;
 use std::mem;
 use std::pin::Pin;
@@ -61,10 +63,18 @@ struct Importer<'a, 'b> {
     // Keys of batches in flight: an import that writes a key twice does so in the file's order.
     busy: BTreeSet<Bytes>,
     skipped: u64,
+    /// What the numbers of records count.
+    unit: &'static str,
+    tally: etcd::Tally,
 }
 
 pub(crate) async fn import(context: &mut Context<'_>, args: ImportArgs) -> Result<(), Failure> {
-    let (input, size, name) = context.open(args.file.clone()).await?;
+    let of_etcd = !args.etcd.from_etcd.is_empty();
+    let (input, size, name) = if of_etcd {
+        (Box::new(tokio::io::empty()) as Input, None, String::new())
+    } else {
+        context.open(args.file.clone()).await?
+    };
     let client = context.client_with(TIMEOUT_BULK_DEFAULT, true).await?;
     let progress = Progress::new("imported", size, context.console.stderr_is_terminal);
     let mut importer = Importer {
@@ -75,8 +85,10 @@ pub(crate) async fn import(context: &mut Context<'_>, args: ImportArgs) -> Resul
         in_flight: InFlight::new(),
         busy: BTreeSet::new(),
         skipped: 0,
+        unit: if of_etcd { "records" } else { "lines" },
+        tally: etcd::Tally::default(),
     };
-    let read = importer.read(input, &name, &args).await;
+    let read = if of_etcd { importer.read_etcd(&args.etcd).await } else { importer.read(input, &name, &args).await };
     // What is on its way is seen through, also after a bad line.
     let drained = importer.drain(0).await;
     importer.progress.clear();
@@ -84,7 +96,10 @@ pub(crate) async fn import(context: &mut Context<'_>, args: ImportArgs) -> Resul
         importer.writer.close().await;
     }
     match read.and(drained) {
-        Ok(()) => importer.report().await,
+        Ok(()) => {
+            importer.report(of_etcd).await?;
+            if args.skip_invalid { Ok(()) } else { importer.complain_of_refused() }
+        }
         Err(failure) => Err(importer.explain(failure)),
     }
 }
@@ -116,7 +131,7 @@ impl Importer<'_, '_> {
                 lines::parse(format, &line)
             };
             match parsed {
-                Ok((key, value)) => self.add(key, value, number, bytes).await?,
+                Ok((key, value)) => self.add(BatchOperation::put(key, value), number, bytes).await?,
                 Err(_) if args.skip_invalid => {
                     self.skipped += 1;
                     self.pending.bytes += bytes;
@@ -127,8 +142,8 @@ impl Importer<'_, '_> {
         self.flush().await
     }
 
-    async fn add(&mut self, key: Bytes, value: Bytes, number: u64, bytes: u64) -> Result<(), Failure> {
-        let size = key.len() + value.len();
+    async fn add(&mut self, operation: BatchOperation, number: u64, bytes: u64) -> Result<(), Failure> {
+        let (key, size) = (operation.key().clone(), operation.size());
         let full = self.pending.operations.len() >= BATCH_OPERATIONS_MAX
             || (self.pending.size + size > BATCH_BYTES && !self.pending.operations.is_empty());
         if full || self.pending.keys.contains(&key) {
@@ -138,8 +153,8 @@ impl Importer<'_, '_> {
             self.drain(self.in_flight.len().saturating_sub(1)).await?;
         }
         let pending = &mut self.pending;
-        pending.keys.insert(key.clone());
-        pending.operations.push(BatchOperation::put(key, value));
+        pending.keys.insert(key);
+        pending.operations.push(operation);
         pending.size += size;
         pending.bytes += bytes;
         pending.lines = Some((pending.lines.map_or(number, |(first, _)| first), number));
@@ -184,7 +199,8 @@ impl Importer<'_, '_> {
                     self.progress.advance(records, sent.bytes, &mut self.context.console.stderr).await;
                 }
                 Err(error) => {
-                    let failure = Failure::from(error).at(&format!("lines {} to {}", sent.lines.0, sent.lines.1));
+                    let failure =
+                        Failure::from(error).at(&format!("{} {} to {}", self.unit, sent.lines.0, sent.lines.1));
                     failed = match failed {
                         // An unknown outcome is the worst to hear of, so it is the one to tell.
                         Some(earlier) if failure.exit != Exit::Unknown => Some(earlier),
@@ -196,9 +212,29 @@ impl Importer<'_, '_> {
         failed.map_or(Ok(()), Err)
     }
 
-    async fn report(&mut self) -> Result<(), Failure> {
-        let progress = &self.progress;
+    async fn report(&mut self, of_etcd: bool) -> Result<(), Failure> {
+        let (progress, tally) = (&self.progress, &self.tally);
         let text = match self.context.format() {
+            Format::Json if of_etcd => {
+                let summary = json!({
+                    "imported": progress.records,
+                    "revision": tally.revision,
+                    "refused": tally.refused,
+                    "with_ttl": tally.with_ttl,
+                    "left_out": tally.left_out,
+                    "bytes": progress.bytes,
+                    "seconds": progress.seconds(),
+                });
+                format!("{summary}\n")
+            }
+            Format::Simple | Format::Table if of_etcd => format!(
+                "{} as of revision {}; {} with a lease now expire by themselves, {} with a lease were left out, {} were refused\n",
+                progress.summary(),
+                tally.revision,
+                tally.with_ttl,
+                tally.left_out,
+                tally.refused
+            ),
             Format::Json => {
                 let summary = json!({
                     "imported": progress.records,
@@ -224,7 +260,7 @@ impl Importer<'_, '_> {
         let hint = if failure.exit == Exit::Usage {
             failure.hint
         } else {
-            format!("{}; importing the same file again is safe", failure.hint).trim_start_matches("; ").to_owned()
+            format!("{}; running the same import again is safe", failure.hint).trim_start_matches("; ").to_owned()
         };
         Failure { message, hint, ..failure }
     }

@@ -13,7 +13,7 @@ use super::{Context, text};
 use crate::client::{BatchOperation, Client, Consistency, ErrorCode, Keys, PutOptions, Record, ScanOptions};
 use crate::types::limits::BATCH_OPERATIONS_MAX;
 
-fn bytes(argument: OsString) -> Bytes {
+pub(crate) fn bytes(argument: OsString) -> Bytes {
     argument.into_vec().into()
 }
 
@@ -120,6 +120,9 @@ pub(crate) async fn put(context: &mut Context<'_>, args: PutArgs) -> Result<(), 
     let mut options = PutOptions::new();
     if let Some(ttl) = args.ttl {
         options = options.ttl(ttl);
+    }
+    if let Some(lease) = args.lease {
+        options = options.lease(lease);
     }
     if args.prev {
         options = options.previous();

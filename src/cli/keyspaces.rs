@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Context;
-use super::args::{Format, KeyspaceCommand, KeyspaceCreateArgs};
+use super::args::{Format, KeyspaceCommand, KeyspaceCreateArgs, KeyspaceSetArgs};
 use super::cluster::{Listing, shards, show};
 use super::exit::Failure;
 use crate::client::sharding::{Hash, Kind, Range, Single};
-use crate::client::{Client, CreateKeyspaceRequest, ErrorCode, Sharding};
+use crate::client::{Client, CreateKeyspaceRequest, ErrorCode, Sharding, UpdateKeyspaceRequest};
 use crate::types::map::{Keyspace, ShardMap};
 
 pub(crate) async fn keyspace(context: &mut Context<'_>, command: KeyspaceCommand) -> Result<(), Failure> {
@@ -22,6 +23,7 @@ pub(crate) async fn keyspace(context: &mut Context<'_>, command: KeyspaceCommand
             show(context, listing(&map, map.keyspaces.values())).await
         }
         KeyspaceCommand::Describe { name } => describe(context, &client, &name).await,
+        KeyspaceCommand::Set(args) => set(context, &client, args).await,
         KeyspaceCommand::Drop { name, yes } => drop(context, &client, &name, yes).await,
     }
 }
@@ -41,6 +43,7 @@ async fn create(context: &mut Context<'_>, client: &Client, args: KeyspaceCreate
         split_keys,
         replication_factor: args.replicas,
         history_revisions: args.history,
+        history_ms: args.history_age.map_or(0, milliseconds),
     };
     let made = client.create_keyspace(request).await.map_err(|error| {
         let taken = error.code == ErrorCode::AlreadyExists;
@@ -61,6 +64,49 @@ async fn create(context: &mut Context<'_>, client: &Client, args: KeyspaceCreate
         }
         Format::Simple | Format::Table => context.print("OK\n").await,
     }
+}
+
+async fn set(context: &mut Context<'_>, client: &Client, args: KeyspaceSetArgs) -> Result<(), Failure> {
+    let request = UpdateKeyspaceRequest {
+        name: args.name,
+        history_revisions: args.history,
+        history_ms: args.history_age.map(milliseconds),
+    };
+    let set = client.update_keyspace(request).await.map_err(|error| {
+        let unknown = error.code == ErrorCode::KeyspaceNotFound;
+        let failure = Failure::from(error);
+        let hint = "`kvctl keyspace list` shows them";
+        if unknown { Failure { hint: hint.to_owned(), ..failure } } else { failure }
+    })?;
+    let keyspace = set.keyspace.unwrap_or_default();
+    match context.format() {
+        Format::Json => {
+            let (revisions, ms) = (keyspace.history_revisions, keyspace.history_ms);
+            context
+                .print_json(&json!({ "name": keyspace.name, "history_revisions": revisions, "history_ms": ms }))
+                .await
+        }
+        Format::Simple | Format::Table => context.print("OK\n").await,
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is kept of a keyspace's history, in words.
+fn history(keyspace: &Keyspace) -> String {
+    let revisions = (keyspace.history_revisions > 0).then(|| keyspace.history_revisions.to_string());
+    let age = (keyspace.history_ms > 0).then(|| duration(keyspace.history_ms));
+    let kept: Vec<_> = revisions.into_iter().chain(age).collect();
+    if kept.is_empty() { "all".to_owned() } else { kept.join("+") }
+}
+
+/// As the command line reads it, in the largest unit that fits.
+fn duration(ms: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let fits = units.into_iter().find(|(unit, _)| ms.is_multiple_of(*unit));
+    fits.map_or_else(|| format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 
 async fn describe(context: &mut Context<'_>, client: &Client, name: &str) -> Result<(), Failure> {
@@ -110,14 +156,13 @@ fn listing<'m>(map: &ShardMap, keyspaces: impl Iterator<Item = &'m Keyspace>) ->
     for keyspace in keyspaces {
         let shards = map.shards_of(keyspace.id).count();
         let sharding = sharding(keyspace);
-        let history = keyspace.history_revisions;
         rows.push(vec![
             keyspace.name.clone(),
             keyspace.id.0.to_string(),
             sharding.to_owned(),
             shards.to_string(),
             keyspace.replication_factor.to_string(),
-            if history == 0 { "all".to_owned() } else { history.to_string() },
+            history(keyspace),
             if keyspace.dropping { "dropping".to_owned() } else { "serving".to_owned() },
         ]);
         list.push(json!({
@@ -126,7 +171,8 @@ fn listing<'m>(map: &ShardMap, keyspaces: impl Iterator<Item = &'m Keyspace>) ->
             "sharding": sharding,
             "shards": shards,
             "replication_factor": keyspace.replication_factor,
-            "history_revisions": history,
+            "history_revisions": keyspace.history_revisions,
+            "history_ms": keyspace.history_ms,
             "dropping": keyspace.dropping,
         }));
     }
@@ -143,5 +189,19 @@ fn sharding(keyspace: &Keyspace) -> &'static str {
         Sharding::Single => "single",
         Sharding::Hash(_) => "hash",
         Sharding::Range => "range",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+    use crate::cli::args;
+
+    #[test]
+    fn a_time_is_shown_as_it_can_be_given() {
+        for text in ["1500ms", "90s", "5m", "25h", "7d"] {
+            let ms = args::duration(text).unwrap().as_millis();
+            assert_eq!(duration(ms.try_into().unwrap()), text);
+        }
     }
 }

@@ -7,25 +7,32 @@ mod batch;
 mod clients;
 mod cluster;
 mod command_line;
+mod compact;
+mod contest;
 mod exit;
 mod export;
 mod import;
 mod interrupts;
 mod keys;
 mod keyspaces;
+mod lease;
 mod lines;
 mod members;
 mod profile;
+mod program;
 mod progress;
 mod repl;
 pub mod settings;
 mod table;
 mod text;
 mod txn;
+mod watch;
 mod words;
 
 #[cfg(test)]
 mod cli_test;
+#[cfg(test)]
+mod hold_test;
 #[cfg(test)]
 mod repl_test;
 
@@ -79,6 +86,8 @@ struct Session<'e> {
     /// The profile that holds.
     profile: Option<String>,
     settings: Settings,
+    /// Whether it reads its commands from standard input, which then belongs to no program that they run.
+    reads_commands: bool,
 }
 
 impl<'e> Session<'e> {
@@ -92,8 +101,9 @@ impl<'e> Session<'e> {
         } else {
             (Profiles::default(), (None, cli.global.settings.clone()))
         };
-        let clients = if matches!(cli.command, Command::Repl) { Clients::for_many() } else { Clients::for_one() };
-        Ok(Self { env, clients, profiles, profile, settings })
+        let reads_commands = matches!(cli.command, Command::Repl);
+        let clients = if reads_commands { Clients::for_many() } else { Clients::for_one() };
+        Ok(Self { env, clients, profiles, profile, settings, reads_commands })
     }
 
     /// Carries out one command. What its own options say goes before what holds.
@@ -114,7 +124,7 @@ impl<'e> Session<'e> {
             None => (self.profile.clone(), own.settings),
         };
         let settings = stronger.or(self.settings.clone());
-        let (writes, name) = (command.writes(), command.name());
+        let (writes, name, ends_by_itself) = (command.writes(), command.name(), command.ends_by_itself());
         let (done, asked) = {
             let profile = profile.as_deref();
             let context = &mut Context {
@@ -130,7 +140,7 @@ impl<'e> Session<'e> {
                 biased;
                 done = Box::pin(execute(context, command)) => Some(done),
                 // Import notices by itself and says how far it came; anything else just ends.
-                () = patience(interrupt) => None,
+                () = patience(interrupt), if !ends_by_itself => None,
             };
             (done, context.asked)
         };
@@ -251,10 +261,15 @@ async fn execute(context: &mut Context<'_>, command: Command) -> Result<(), Fail
         Command::Del(args) => keys::del(context, args).await,
         Command::Scan(args) => keys::scan(context, args).await,
         Command::Count(args) => keys::count(context, args).await,
+        Command::Watch(args) => watch::watch(context, args).await,
         Command::Txn(args) => txn::txn(context, args).await,
         Command::Batch(args) => batch::batch(context, args).await,
         Command::Import(args) => import::import(context, args).await,
         Command::Export(args) => export::export(context, args).await,
+        Command::Lease(command) => lease::lease(context, command).await,
+        Command::Lock(args) => contest::lock(context, args).await,
+        Command::Elect(args) => contest::elect(context, args).await,
+        Command::Compact(args) => compact::compact(context, args).await,
         Command::Keyspace(command) => keyspaces::keyspace(context, command).await,
         Command::Shard(command) => cluster::shard(context, command).await,
         Command::Member(command) => members::member(context, command).await,

@@ -115,6 +115,14 @@ mod tests {
     }
 
     #[test]
+    fn what_asks_for_nothing_is_no_transaction() {
+        for nothing in ["", " \n", "{}", "{\"compares\":[]}", "{\"success\":[],\"failure\":[]}"] {
+            assert_eq!(parse(nothing.as_bytes()).unwrap_err(), "the transaction is empty", "{nothing:?}");
+        }
+        assert!(parse(b"{\"other\":[]}").unwrap_err().contains("other"));
+    }
+
+    #[test]
     fn without_compares_the_first_part_is_empty() {
         let txn = parse(b"\nput a 1\n").unwrap();
         assert_eq!(txn, Txn::new().then(Op::put("a", "1")));

@@ -4,7 +4,7 @@ use super::call::{Plan, Route, Safety};
 use super::error::Error;
 use super::{
     Client, CreateKeyspaceRequest, CreateKeyspaceResponse, DropKeyspaceResponse, MembersResponse, MoveLeaderResponse,
-    Node, Result, ShardOperation, ShardsResponse, StatusResponse,
+    Node, Result, ShardOperation, ShardsResponse, StatusResponse, UpdateKeyspaceRequest, UpdateKeyspaceResponse,
 };
 use crate::env::time;
 use crate::proto::v1::{
@@ -62,6 +62,14 @@ impl Client {
     /// # Errors
     /// `ALREADY_EXISTS` when the name is taken.
     pub async fn create_keyspace(&self, request: CreateKeyspaceRequest) -> Result<CreateKeyspaceResponse> {
+        self.core.call(&request, &self.change()).await
+    }
+
+    /// Changes what a keyspace keeps of its history; what the request does not say stays. Safe to repeat.
+    ///
+    /// # Errors
+    /// `KEYSPACE_NOT_FOUND` when there is none of this name.
+    pub async fn update_keyspace(&self, request: UpdateKeyspaceRequest) -> Result<UpdateKeyspaceResponse> {
         self.core.call(&request, &self.change()).await
     }
 

@@ -136,7 +136,7 @@ impl Core {
             }
             Err(error) => return Err(Step::Fail(error)),
         };
-        let peer = self.pick(&aim, request.is_near(), history).map_err(Step::Wait)?;
+        let peer = self.pick(&aim, request, history).map_err(Step::Wait)?;
         history.attempts += 1;
         let is_near = request.is_near();
         let mut request = request.clone();
@@ -212,18 +212,24 @@ impl Core {
 
     /// The best node that was not tried in this round and whose breaker lets us through; otherwise
     /// when the first breaker may.
-    fn pick(&self, aim: &Aim, is_near: bool, history: &mut History) -> std::result::Result<Arc<Peer>, Option<Instant>> {
+    fn pick<R: Rpc>(
+        &self,
+        aim: &Aim,
+        request: &R,
+        history: &mut History,
+    ) -> std::result::Result<Arc<Peer>, Option<Instant>> {
+        let peers = if request.is_lasting() { &self.streaming } else { &self.peers };
         let named = history.next.take();
         let (zone, endpoints) = (self.config.zone.as_deref(), &self.config.endpoints);
         let candidates = match &aim.only {
             Some(only) => vec![only.clone()],
-            None if is_near => self.routes.lock().nearest(aim.shard, zone, endpoints),
+            None if request.is_near() => self.routes.lock().nearest(aim.shard, zone, endpoints),
             None => self.routes.lock().candidates(aim.shard, &self.config.endpoints),
         };
         let fresh = candidates.into_iter().filter(|address| !history.tried.contains(address));
         let mut earliest: Option<Instant> = None;
         for address in named.into_iter().chain(fresh) {
-            let peer = self.peers.get(&address);
+            let peer = peers.get(&address);
             match peer.admit() {
                 Ok(()) => return Ok(peer),
                 Err(at) => earliest = Some(earliest.map_or(at, |earliest| earliest.min(at))),
@@ -246,7 +252,11 @@ impl Core {
             return Step::Fail(error.for_good());
         }
         history.tried.insert(peer.address().to_owned());
-        history.last = Some(error.clone());
+        // What the end of the call cut short says less than what came before.
+        let cut_short = error.code == ErrorCode::Timeout && plan.deadline <= time::now();
+        if !cut_short || history.last.is_none() {
+            history.last = Some(error.clone());
+        }
         match (error.outcome, plan.safety) {
             (Outcome::Applied, _) | (Outcome::Unknown, Safety::Read | Safety::Write) => return Step::Fail(error),
             (Outcome::Unknown, Safety::Stamped) => {
@@ -351,7 +361,7 @@ impl History {
         let mut error = last.clone();
         error.message = match self.attempts {
             0 => format!("gave up: {}", last.message),
-            attempts => format!("gave up after {attempts} attempts; last: {}", last.message),
+            attempts => format!("gave up after {attempts} attempts: {}", last.message),
         };
         self.close(error)
     }

@@ -10,10 +10,10 @@ use super::budget::{RetryBudget, backoff_ceiling};
 use super::config::ClientConfig;
 use super::error::{Error, Result};
 use super::limits::{BACKOFF_BASE, BREAKER_PATIENCE};
+use super::map_watch;
 use super::peers::{Peer, Peers, Sent, root_cause, sent};
 use super::routes::Routes;
 use super::rpc::Rpc;
-use super::watch;
 use crate::env::Env;
 use crate::env::chance;
 use crate::env::time::{self, Instant};
@@ -24,6 +24,8 @@ use crate::proto::v1::{ErrorCode, MapRequest};
 pub(crate) struct Core {
     pub(crate) config: ClientConfig,
     pub(crate) peers: Peers,
+    /// The same nodes, for streams that last.
+    pub(crate) streaming: Peers,
     pub(crate) routes: Mutex<Routes>,
     pub(crate) budget: Mutex<RetryBudget>,
     refreshing: tokio::sync::Mutex<()>,
@@ -40,8 +42,10 @@ impl Core {
         let tls = config.tls.clone().map(|files| ClientTls::start(env, files, config.watch_map)).transpose();
         let tls = tls.map_err(|error| Error::not_applied(ErrorCode::InvalidArgument, error.to_string()))?;
         let stop = CancellationToken::new();
+        let peers = Peers::new(Arc::clone(&env.net), tls.map(Arc::new));
         let core = Arc::new(Self {
-            peers: Peers::new(Arc::clone(&env.net), tls.map(Arc::new)),
+            streaming: peers.for_streams(),
+            peers,
             routes: Mutex::default(),
             budget: Mutex::new(RetryBudget::new(time::now())),
             refreshing: tokio::sync::Mutex::default(),
@@ -50,7 +54,7 @@ impl Core {
             config,
         });
         if core.config.watch_map {
-            tokio::spawn(watch::follow_map(Arc::downgrade(&core), stop));
+            tokio::spawn(map_watch::follow_map(Arc::downgrade(&core), stop));
         }
         Ok(core)
     }

@@ -137,6 +137,11 @@ impl Error {
             Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => {
                 Self::not_applied(ErrorCode::InvalidArgument, message)
             }
+            Code::Unimplemented if status.message().is_empty() => {
+                let message = "the server does not know this call: this is no client port of kvd, or an older kvd's; \
+                               endpoints are the addresses of --client-addr, port 2379 unless set";
+                Self::not_applied(ErrorCode::InvalidArgument, message)
+            }
             Code::Unimplemented => Self::not_applied(ErrorCode::InvalidArgument, message),
             Code::PermissionDenied | Code::Unauthenticated => {
                 Self { denied: true, ..Self::not_applied(ErrorCode::InvalidArgument, message) }

@@ -1,7 +1,9 @@
 //! A scripted cluster in memory for tests: nodes that serve the public API over in-memory streams,
 //! and do what a test tells them to.
 
+mod lease;
 mod service;
+mod watch;
 mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -55,6 +57,13 @@ pub(crate) struct State {
     pub(crate) in_flight_max: usize,
     /// Page size that the nodes allow.
     pub(crate) page_max: usize,
+    /// All changes ever.
+    pub(crate) log: Vec<v1::Event>,
+    /// The oldest revision that a watch may begin with.
+    pub(crate) compacted: u64,
+    /// Events in one answer of a watch.
+    pub(crate) answer_events_max: usize,
+    pub(crate) leases: BTreeMap<u64, Duration>,
 }
 
 /// A cluster of scripted nodes with the addresses `n1:1`, `n2:1` ….
@@ -63,6 +72,7 @@ pub(crate) struct Fake {
     pub(crate) state: Arc<Mutex<State>>,
     pub(crate) net: Arc<wire::MemoryNetwork>,
     pub(crate) map_changed: Arc<tokio::sync::Notify>,
+    pub(crate) changed: Arc<tokio::sync::Notify>,
 }
 
 impl Fake {
@@ -85,8 +95,17 @@ impl Fake {
             in_flight: 0,
             in_flight_max: 0,
             page_max: 1_000,
+            log: Vec::new(),
+            compacted: 0,
+            answer_events_max: 1_000,
+            leases: BTreeMap::new(),
         };
-        let fake = Self { state: Arc::new(Mutex::new(state)), net: Arc::default(), map_changed: Arc::default() };
+        let fake = Self {
+            state: Arc::new(Mutex::new(state)),
+            net: Arc::default(),
+            map_changed: Arc::default(),
+            changed: Arc::default(),
+        };
         for (index, address) in addresses.iter().enumerate() {
             wire::serve(&fake.net, address, service::Node { fake: fake.clone(), index: index + 1 });
         }
@@ -205,6 +224,7 @@ fn keyspace(id: u64, name: &str, kind: v1::sharding::Kind) -> v1::Keyspace {
         sharding: Some(v1::Sharding { kind: Some(kind) }),
         replication_factor: 3,
         history_revisions: 0,
+        history_ms: 0,
         dropping: false,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::limits::CONNECTION_STREAMS_MAX;
+
 /// Endpoints a client may be given.
 pub const ENDPOINTS_MAX: usize = 64;
 /// Port of an endpoint that names none.
@@ -40,12 +42,18 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 pub const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// HTTP/2 flow control window of a connection.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// HTTP/2 flow control window of one watch.
+pub const LASTING_WINDOW_BYTES: u32 = 256 * 1024;
+/// HTTP/2 flow control window of a connection for watches: as many watches as a node takes on one.
+pub const LASTING_CONNECTION_WINDOW_BYTES: u32 = LASTING_WINDOW_BYTES * CONNECTION_STREAMS_MAX;
 /// Calls that wait for one connection's writer.
 pub const CHANNEL_QUEUE_MAX: usize = 1_024;
 /// Nodes whose connections a client remembers.
 pub const PEERS_MAX: usize = 256;
 /// Sessions that one write opens anew before it gives up.
 pub const SESSION_REOPENS_MAX: usize = 2;
+/// Renewals in the life of a lease that is kept alive.
+pub const KEEP_ALIVE_FRACTION: u32 = 3;
 /// Longest wait before the map is watched again after its stream broke.
 pub const WATCH_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long to wait for a map that a node still lacks, before it is asked again.

@@ -34,9 +34,14 @@ mod breaker;
 mod budget;
 mod call;
 mod config;
+mod contest;
 mod core;
 mod error;
+mod etcd;
+mod leaders;
+mod leases;
 pub mod limits;
+mod map_watch;
 mod options;
 mod peers;
 mod reads;
@@ -55,28 +60,39 @@ mod call_test;
 pub(crate) mod fake;
 #[cfg(test)]
 mod session_test;
+#[cfg(test)]
+mod watch_test;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use batch::ShardOutcome;
 pub use config::ClientConfig;
+pub use contest::Contender;
 
 /// Which files hold the certificates of [`ClientConfig::tls`].
 pub use crate::env::tls::{ClientFiles, TlsIdentity};
 
 pub use error::{Error, Outcome, Result};
-pub use options::{BatchOperation, Consistency, Keys, PutOptions, ReadOptions, ScanOptions};
+pub use etcd::{EtcdRecord, EtcdSource};
+pub use leaders::Leaders;
+pub use leases::{KeepAlive, Lease, LeaseTime};
+pub use options::{BatchOperation, Consistency, Keys, PutOptions, ReadOptions, ScanOptions, WatchOptions};
 pub use scan::{Scan, ScanPosition};
 pub use session::Session;
 pub use txn::{Condition, Op, Relation, Txn};
+pub use watch::Watch;
 pub use writes::Written;
+
+/// Whether a key was put or deleted.
+pub use crate::proto::v1::event::Kind as EventKind;
 
 /// Parts of the public API that appear in answers as they are.
 pub use crate::proto::v1::{
-    CreateKeyspaceRequest, CreateKeyspaceResponse, DropKeyspaceResponse, ErrorCode, ErrorDetail, MembersResponse,
-    MoveLeaderResponse, Node, NodeStanding, OperationResult, Record, ReplicaStatus, ShardOperation, Sharding,
-    ShardsResponse, StatusResponse, TransactionResult, operation_result, sharding, shards_response, span,
+    CreateKeyspaceRequest, CreateKeyspaceResponse, DropKeyspaceResponse, ErrorCode, ErrorDetail, Event,
+    MembersResponse, MoveLeaderResponse, Node, NodeStanding, OperationResult, Record, ReplicaStatus, ShardOperation,
+    Sharding, ShardsResponse, StatusResponse, TransactionResult, UpdateKeyspaceRequest, UpdateKeyspaceResponse,
+    operation_result, sharding, shards_response, span,
 };
 
 use self::core::Core;

@@ -19,11 +19,12 @@ use crate::types::key::{UNBOUNDED, prefix_end};
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
     pub(crate) ttl: Option<Duration>,
+    pub(crate) lease: u64,
     pub(crate) previous: bool,
 }
 
 impl PutOptions {
-    /// No time to live, no previous record.
+    /// No time to live, no lease, no previous record.
     pub fn new() -> Self {
         Self::default()
     }
@@ -32,6 +33,12 @@ impl PutOptions {
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         Self { ttl: Some(ttl), ..self }
+    }
+
+    /// Attaches the key to a lease, with which it goes. Not together with a time to live.
+    #[must_use]
+    pub fn lease(self, lease: u64) -> Self {
+        Self { lease, ..self }
     }
 
     /// Asks for the record that is replaced.
@@ -226,6 +233,38 @@ impl ScanOptions {
     }
 }
 
+/// Options of a watch.
+///
+/// ```
+/// use quorate::client::WatchOptions;
+///
+/// let options = WatchOptions::new().revision(42).previous();
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WatchOptions {
+    pub(crate) revision: u64,
+    pub(crate) previous: bool,
+}
+
+impl WatchOptions {
+    /// From the present on, without what was replaced.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From a revision on, of the past or the future; 0 is the first that is still to come.
+    #[must_use]
+    pub fn revision(self, revision: u64) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// Asks for the records that changes take the place of.
+    #[must_use]
+    pub fn previous(self) -> Self {
+        Self { previous: true, ..self }
+    }
+}
+
 /// One write of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum BatchOperation {
@@ -235,6 +274,8 @@ pub enum BatchOperation {
         key: Bytes,
         /// The value.
         value: Bytes,
+        /// How long it lasts; without it for ever.
+        ttl: Option<Duration>,
     },
     /// Deletes a key; fine when it does not exist.
     Delete {
@@ -246,7 +287,12 @@ pub enum BatchOperation {
 impl BatchOperation {
     /// A put.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Self::Put { key: key.into(), value: value.into() }
+        Self::Put { key: key.into(), value: value.into(), ttl: None }
+    }
+
+    /// A put of a key that expires.
+    pub fn put_for(key: impl Into<Bytes>, value: impl Into<Bytes>, ttl: Duration) -> Self {
+        Self::Put { key: key.into(), value: value.into(), ttl: Some(ttl) }
     }
 
     /// A delete.
@@ -264,14 +310,17 @@ impl BatchOperation {
     /// Bytes of key and value.
     pub fn size(&self) -> usize {
         match self {
-            Self::Put { key, value } => key.len() + value.len(),
+            Self::Put { key, value, .. } => key.len() + value.len(),
             Self::Delete { key } => key.len(),
         }
     }
 
     pub(crate) fn wire(&self) -> v1::Operation {
         let kind = match self.clone() {
-            Self::Put { key, value } => v1::operation::Kind::Put(v1::Put { key, value, ..v1::Put::default() }),
+            Self::Put { key, value, ttl } => {
+                let ttl_ms = PutOptions { ttl, ..PutOptions::default() }.ttl_ms();
+                v1::operation::Kind::Put(v1::Put { key, value, ttl_ms, ..v1::Put::default() })
+            }
             Self::Delete { key } => {
                 v1::operation::Kind::Delete(v1::DeleteRange { key, range_end: Bytes::new(), previous: false })
             }

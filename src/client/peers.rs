@@ -19,8 +19,8 @@ use tower_service::Service;
 
 use super::breaker::Breaker;
 use super::limits::{
-    CHANNEL_QUEUE_MAX, CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, PEERS_MAX,
-    STREAM_WINDOW_BYTES,
+    CHANNEL_QUEUE_MAX, CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    LASTING_CONNECTION_WINDOW_BYTES, LASTING_WINDOW_BYTES, PEERS_MAX, STREAM_WINDOW_BYTES,
 };
 use crate::env::net::{Network, Stream};
 use crate::env::time::{self, Instant};
@@ -34,7 +34,15 @@ pub(crate) struct Peers {
 
 impl Peers {
     pub(crate) fn new(net: Arc<dyn Network>, tls: Option<Arc<ClientTls>>) -> Self {
-        Self { way: Way { net, tls }, peers: Mutex::default() }
+        let windows = (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES);
+        Self { way: Way { net, tls, windows }, peers: Mutex::default() }
+    }
+
+    /// The same nodes by other connections, for streams that last: one that nobody takes from holds up no other,
+    /// and no call.
+    pub(crate) fn for_streams(&self) -> Self {
+        let windows = (LASTING_WINDOW_BYTES, LASTING_CONNECTION_WINDOW_BYTES);
+        Self { way: Way { windows, ..self.way.clone() }, peers: Mutex::default() }
     }
 
     /// The node at `address`.
@@ -65,6 +73,8 @@ struct Way {
     net: Arc<dyn Network>,
     /// `None` in the clear.
     tls: Option<Arc<ClientTls>>,
+    /// Bytes on their way on one stream, and on a whole connection.
+    windows: (u32, u32),
 }
 
 impl Way {
@@ -165,8 +175,8 @@ impl Peer {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
             .map_err(|error| error.to_string())?
             .buffer_size(CHANNEL_QUEUE_MAX)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(self.way.windows.0)
+            .initial_connection_window_size(self.way.windows.1)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let verdict = Verdict::default();

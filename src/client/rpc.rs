@@ -1,9 +1,9 @@
-//! One trait over all unary calls of the public API, so that one loop retries them all.
+//! One trait over the calls of the public API, so that one loop retries them all.
 
 use std::time::Duration;
 
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::batch;
 use super::error::Error;
@@ -11,19 +11,23 @@ use crate::env::net::BoxFuture;
 use crate::proto::v1::admin_client::AdminClient;
 use crate::proto::v1::cluster_client::ClusterClient;
 use crate::proto::v1::kv_client::KvClient;
+use crate::proto::v1::lease_client::LeaseClient;
 use crate::proto::v1::{
     AddMemberRequest, AddMemberResponse, BatchRequest, BatchResponse, CancelOperationRequest, CancelOperationResponse,
-    ChangeReplicasRequest, ChangeReplicasResponse, CloseSessionRequest, CloseSessionResponse, CountRequest,
-    CountResponse, CreateKeyspaceRequest, CreateKeyspaceResponse, DeleteRequest, DeleteResponse, DropKeyspaceRequest,
-    DropKeyspaceResponse, GetRequest, GetResponse, MapRequest, MapResponse, MembersRequest, MembersResponse,
-    MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse, OperationsRequest,
-    OperationsResponse, PutRequest, PutResponse, ReadLevel, RemoveMemberRequest, RemoveMemberResponse, ResponseHeader,
-    ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest, StatusResponse, Target,
-    TxnRequest, TxnResponse,
+    ChangeReplicasRequest, ChangeReplicasResponse, CloseSessionRequest, CloseSessionResponse, CompactRequest,
+    CompactResponse, CountRequest, CountResponse, CreateKeyspaceRequest, CreateKeyspaceResponse, DeleteRequest,
+    DeleteResponse, DropKeyspaceRequest, DropKeyspaceResponse, GetRequest, GetResponse, GrantLeaseRequest,
+    GrantLeaseResponse, LeaseTimeRequest, LeaseTimeResponse, LeasesRequest, LeasesResponse, MapRequest, MapResponse,
+    MembersRequest, MembersResponse, MoveLeaderRequest, MoveLeaderResponse, OpenSessionRequest, OpenSessionResponse,
+    OperationsRequest, OperationsResponse, PutRequest, PutResponse, ReadLevel, RemoveMemberRequest,
+    RemoveMemberResponse, RenewLeaseRequest, RenewLeaseResponse, ResponseHeader, RevokeLeaseRequest,
+    RevokeLeaseResponse, ScanRequest, ScanResponse, SessionStamp, ShardsRequest, ShardsResponse, StatusRequest,
+    StatusResponse, Target, TxnRequest, TxnResponse, UpdateKeyspaceRequest, UpdateKeyspaceResponse, WatchRequest,
+    WatchResponse,
 };
 use crate::types::limits::RESPONSE_BYTES_MAX;
 
-/// A unary call.
+/// A call. Of one that is answered by a stream, the answer is the open stream.
 pub(crate) trait Rpc: prost::Message + Clone + 'static {
     type Answer: Send;
     /// Names the shard; calls that address none ignore it.
@@ -36,6 +40,10 @@ pub(crate) trait Rpc: prost::Message + Clone + 'static {
     }
     /// Whether any replica may serve it, not only the leader.
     fn is_near(&self) -> bool {
+        false
+    }
+    /// Whether it is answered by a stream, which goes over connections of its own.
+    fn is_lasting(&self) -> bool {
         false
     }
     /// Sends it; the server learns how long the caller waits.
@@ -113,6 +121,12 @@ rpc!(TxnRequest => TxnResponse, KvClient.txn, aimed);
 rpc!(BatchRequest => BatchResponse, KvClient.batch, parts);
 rpc!(OpenSessionRequest => OpenSessionResponse, KvClient.open_session, aimed);
 rpc!(CloseSessionRequest => CloseSessionResponse, KvClient.close_session, aimed);
+rpc!(CompactRequest => CompactResponse, KvClient.compact, aimed);
+rpc!(GrantLeaseRequest => GrantLeaseResponse, LeaseClient.grant, aimed);
+rpc!(RevokeLeaseRequest => RevokeLeaseResponse, LeaseClient.revoke, aimed);
+rpc!(RenewLeaseRequest => RenewLeaseResponse, LeaseClient.renew, aimed);
+rpc!(LeaseTimeRequest => LeaseTimeResponse, LeaseClient.time, aimed);
+rpc!(LeasesRequest => LeasesResponse, LeaseClient.list, aimed);
 rpc!(MembersRequest => MembersResponse, ClusterClient.members);
 rpc!(MapRequest => MapResponse, ClusterClient.map);
 rpc!(StatusRequest => StatusResponse, AdminClient.status);
@@ -124,7 +138,36 @@ rpc!(CancelOperationRequest => CancelOperationResponse, AdminClient.cancel_opera
 rpc!(AddMemberRequest => AddMemberResponse, AdminClient.add_member);
 rpc!(RemoveMemberRequest => RemoveMemberResponse, AdminClient.remove_member);
 rpc!(CreateKeyspaceRequest => CreateKeyspaceResponse, AdminClient.create_keyspace);
+rpc!(UpdateKeyspaceRequest => UpdateKeyspaceResponse, AdminClient.update_keyspace);
 rpc!(DropKeyspaceRequest => DropKeyspaceResponse, AdminClient.drop_keyspace);
+
+impl Rpc for WatchRequest {
+    type Answer = Streaming<WatchResponse>;
+
+    fn aim(&mut self, target: Target) {
+        self.target = Some(target);
+    }
+
+    fn header(_: &Self::Answer) -> Option<&ResponseHeader> {
+        None
+    }
+
+    fn is_near(&self) -> bool {
+        true
+    }
+
+    fn is_lasting(&self) -> bool {
+        true
+    }
+
+    /// The caller's patience is for the opening; a stream may last.
+    fn send(self, channel: Channel, _: Duration) -> BoxFuture<'static, Result<Self::Answer, Status>> {
+        Box::pin(async move {
+            let mut client = KvClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
+            client.watch(self).await.map(Response::into_inner)
+        })
+    }
+}
 
 macro_rules! write {
     ($($request:ident),*) => {

@@ -158,6 +158,7 @@ impl Op {
             value: value.into(),
             ttl_ms: options.ttl_ms(),
             previous: options.previous,
+            lease: options.lease,
             ..v1::Put::default()
         }))
     }
@@ -177,6 +178,10 @@ impl Op {
     /// Reads a key.
     pub fn get(key: impl Into<Bytes>) -> Self {
         Self::new(operation::Kind::Range(v1::Range { key: key.into(), ..v1::Range::default() }))
+    }
+
+    pub(crate) fn of_range(range: v1::Range) -> Self {
+        Self::new(operation::Kind::Range(range))
     }
 
     /// Reads a range of keys; `limit` 0 is as many as a page may hold.

@@ -5,14 +5,14 @@ use futures_util::future::join_all;
 
 use super::batch::{self, ShardOutcome};
 use super::call::{Plan, Route, Safety};
-use super::error::Result;
+use super::error::{Error, Result};
 use super::options::{BatchOperation, Keys, PutOptions};
 use super::routes::KeyRange;
 use super::rpc::Write;
-use super::txn::Txn;
-use super::{Client, Record, Session, TransactionResult};
+use super::txn::{Op, Txn};
+use super::{Client, Record, Session, TransactionResult, operation_result};
 use crate::env::time::{self, Instant};
-use crate::proto::v1::{BatchRequest, DeleteRequest, PutRequest, TxnRequest};
+use crate::proto::v1::{BatchRequest, DeleteRequest, ErrorCode, PutRequest, TxnRequest};
 use crate::types::GroupId;
 
 /// What a put did.
@@ -46,6 +46,11 @@ macro_rules! write_methods {
                 options: &PutOptions,
             ) -> Result<Written> {
                 let (key, value) = (key.into(), value.into());
+                if options.lease != 0 {
+                    // Only operations of transactions name leases.
+                    let put = checked(Op::put_with(key, value, options), options)?;
+                    return Ok(written(self.txn(Txn::new().then(put)).await?));
+                }
                 let ranges = [KeyRange::key(&key)];
                 let (ttl_ms, previous) = (options.ttl_ms(), options.previous);
                 let request = PutRequest { key, value, ttl_ms, previous, ..PutRequest::default() };
@@ -111,6 +116,23 @@ macro_rules! write_methods {
             }
         }
     };
+}
+
+fn checked(put: Op, options: &PutOptions) -> Result<Op> {
+    if options.ttl.is_some() {
+        let message = "a key has a lease or a time to live of its own: leave out one of them";
+        return Err(Error::not_applied(ErrorCode::InvalidArgument, message));
+    }
+    Ok(put)
+}
+
+/// What a transaction of a single put did.
+fn written(result: TransactionResult) -> Written {
+    let previous = result.results.into_iter().find_map(|result| match result.kind {
+        Some(operation_result::Kind::Put(put)) => put.previous,
+        _ => None,
+    });
+    Written { revision: result.revision, previous }
 }
 
 write_methods!(Client);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::net::BoxFuture;
+use super::program::{Programs, RealPrograms};
 
 /// Bytes that come in.
 pub type Input = Box<dyn AsyncRead + Send + Unpin>;
@@ -39,6 +40,8 @@ pub struct Console {
     pub is_interactive: bool,
     /// Files named by arguments.
     pub files: Arc<dyn Files>,
+    /// Programs named by arguments.
+    pub programs: Arc<dyn Programs>,
     /// Where a person's own files lie.
     pub places: Places,
 }
@@ -74,6 +77,7 @@ impl Console {
             stderr_is_terminal: io::stderr().is_terminal(),
             is_interactive: io::stdin().is_terminal() && io::stdout().is_terminal(),
             files: Arc::new(RealFiles),
+            programs: Arc::new(RealPrograms),
             places: Places::from_variables(|name| std::env::var_os(name)),
         }
     }

@@ -4,12 +4,13 @@
 //! in for it. [`time`] and [`chance`] are free functions with a thread-local hook, because openraft
 //! asks for them through static functions; [`net`], [`disk`] and [`work`] are values that are
 //! handed down. No other room may name a clock, a random source, a socket, a thread or a file.
-//! [`tls`] wraps what [`net`] gives, where that is asked for.
+//! [`tls`] wraps what [`net`] gives, where that is asked for. [`console`] and [`program`] are a command-line tool's.
 
 pub mod chance;
 pub mod console;
 pub mod disk;
 pub mod net;
+pub mod program;
 pub mod time;
 pub mod tls;
 pub mod work;

@@ -12,14 +12,14 @@ use super::machine::{not_founded, raise_version, refuse};
 use super::plan::Spread;
 use super::tables;
 use crate::proto::internal::meta_command::create_keyspace::Placement;
-use crate::proto::internal::meta_command::{CreateKeyspace, DropKeyspace, ForgetShards};
+use crate::proto::internal::meta_command::{CreateKeyspace, DropKeyspace, ForgetShards, UpdateKeyspace};
 use crate::proto::internal::meta_result;
 use crate::proto::v1::sharding::Kind as Sharding;
 use crate::proto::v1::{self, CreateKeyspaceRequest, ErrorCode};
 use crate::storage::engine::{EngineError, WriteSet};
 use crate::types::limits::{
-    KEY_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KEYSPACE_SHARDS_MAX, KEYSPACES_MAX, REPLICATION_FACTOR_DEFAULT,
-    REPLICATION_FACTOR_MAX, SHARDS_MAX, SPLIT_KEYS_BYTES_MAX,
+    HISTORY_MS_MIN, KEY_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KEYSPACE_SHARDS_MAX, KEYSPACES_MAX,
+    REPLICATION_FACTOR_DEFAULT, REPLICATION_FACTOR_MAX, SHARDS_MAX, SPLIT_KEYS_BYTES_MAX,
 };
 use crate::types::map::{DEFAULT_KEYSPACE, ShardMap};
 use crate::types::{GroupId, NodeId};
@@ -73,6 +73,7 @@ pub(super) fn create(writes: &mut WriteSet<'_>, command: CreateKeyspace) -> Answ
         sharding: Some(v1::Sharding { kind: Some(sharding) }),
         replication_factor,
         history_revisions: request.history_revisions,
+        history_ms: request.history_ms,
         dropping: false,
     };
     state.next_keyspace_id += 1;
@@ -136,6 +137,7 @@ fn admit(map: &ShardMap, request: &CreateKeyspaceRequest) -> Result<Vec<v1::span
             "ask for fewer replicas",
         ));
     }
+    admit_history(request.history_ms)?;
     let spans = spans(request)?;
     for (limit, most, actual, remedy) in [
         ("keyspaces_max", KEYSPACES_MAX, map.keyspaces.len() + 1, "drop one that is not needed"),
@@ -209,6 +211,34 @@ fn ranges(splits: &[Bytes]) -> Result<Vec<v1::span::Kind>, meta_result::Kind> {
     let starts = std::iter::once(Bytes::new()).chain(splits.iter().cloned());
     let ends = splits.iter().cloned().chain(std::iter::once(Bytes::new()));
     Ok(starts.zip(ends).map(|(start, end)| v1::span::Kind::Keys(v1::span::Keys { start, end })).collect())
+}
+
+/// Changes what is kept of a keyspace's history.
+pub(super) fn update(writes: &mut WriteSet<'_>, command: UpdateKeyspace) -> Answer {
+    let Some(state) = tables::state(writes)? else { return Ok(not_founded()) };
+    let request = command.keyspace.unwrap_or_default();
+    let name = &request.name;
+    let found = tables::keyspaces(writes)?.into_iter().find(|keyspace| keyspace.name == *name && !keyspace.dropping);
+    let Some(mut keyspace) = found else {
+        return Ok(refuse(ErrorCode::KeyspaceNotFound, format!("keyspace `{name}` does not exist")));
+    };
+    if let Some(history_ms) = request.history_ms {
+        if let Err(refusal) = admit_history(history_ms) {
+            return Ok(refusal);
+        }
+        keyspace.history_ms = history_ms;
+    }
+    keyspace.history_revisions = request.history_revisions.unwrap_or(keyspace.history_revisions);
+    tables::put_keyspace(writes, &keyspace);
+    Ok(raise_version(writes, state))
+}
+
+fn admit_history(history_ms: u64) -> Result<(), meta_result::Kind> {
+    if history_ms == 0 || history_ms >= HISTORY_MS_MIN {
+        return Ok(());
+    }
+    let message = format!("history cannot be kept for {history_ms} ms: {HISTORY_MS_MIN} ms is the least");
+    Err(refuse(ErrorCode::InvalidArgument, message))
 }
 
 pub(super) fn drop(writes: &mut WriteSet<'_>, command: &DropKeyspace) -> Answer {

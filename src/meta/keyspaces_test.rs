@@ -17,6 +17,10 @@ impl Meta {
         self.command(Kind::DropKeyspace(DropKeyspace { name: name.into(), keyspace_id: 0 }))
     }
 
+    fn update(&mut self, request: v1::UpdateKeyspaceRequest) -> Result<u64, ErrorCode> {
+        self.command(Kind::UpdateKeyspace(UpdateKeyspace { keyspace: Some(request) }))
+    }
+
     fn forget(&mut self, shard_ids: Vec<u64>) -> Result<u64, ErrorCode> {
         self.command(Kind::ForgetShards(ForgetShards { shard_ids }))
     }
@@ -37,6 +41,32 @@ fn hash(name: &str, shards: u32) -> CreateKeyspaceRequest {
 
 fn range(name: &str, splits: &[&str]) -> CreateKeyspaceRequest {
     request(name, Sharding::Range(Range {}), splits)
+}
+
+#[test]
+fn what_is_kept_of_the_history_can_be_changed() {
+    let mut meta = Meta::new(3);
+    let request = |name: &str| v1::UpdateKeyspaceRequest { name: name.into(), ..Default::default() };
+    let kept = |meta: &Meta, name: &str| {
+        let map = meta.map();
+        let keyspace = map.keyspace(name).unwrap();
+        (keyspace.history_revisions, keyspace.history_ms)
+    };
+    meta.update(v1::UpdateKeyspaceRequest { history_ms: Some(60_000), ..request("default") }).unwrap();
+    assert_eq!(kept(&meta, "default"), (0, 60_000));
+    meta.update(v1::UpdateKeyspaceRequest { history_revisions: Some(9), ..request("default") }).unwrap();
+    assert_eq!(kept(&meta, "default"), (9, 60_000), "the other stays");
+    meta.update(v1::UpdateKeyspaceRequest { history_ms: Some(0), ..request("default") }).unwrap();
+    assert_eq!(kept(&meta, "default"), (9, 0));
+    let too_short = v1::UpdateKeyspaceRequest { history_ms: Some(999), ..request("default") };
+    assert_eq!(meta.update(too_short), Err(ErrorCode::InvalidArgument));
+    assert_eq!(meta.update(request("other")), Err(ErrorCode::KeyspaceNotFound));
+    let made = CreateKeyspaceRequest { name: "short".into(), history_ms: 999, ..Default::default() };
+    assert_eq!(meta.create(made.clone()), Err(ErrorCode::InvalidArgument));
+    meta.create(CreateKeyspaceRequest { history_ms: 1_000, ..made }).unwrap();
+    assert_eq!(kept(&meta, "short"), (0, 1_000));
+    meta.drop("short").unwrap();
+    assert_eq!(meta.update(request("short")), Err(ErrorCode::KeyspaceNotFound), "it is being dropped");
 }
 
 #[test]

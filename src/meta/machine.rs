@@ -77,6 +77,7 @@ fn execute(state: &mut WriteSet<'_>, kind: Kind) -> Result<MetaResult, EngineErr
         Kind::UpdateNode(command) => nodes::update(state, command)?.into(),
         Kind::SetSetting(command) => set_setting(state, command)?.into(),
         Kind::CreateKeyspace(command) => keyspaces::create(state, command)?.into(),
+        Kind::UpdateKeyspace(command) => keyspaces::update(state, command)?.into(),
         Kind::DropKeyspace(command) => keyspaces::drop(state, &command)?.into(),
         Kind::ForgetShards(command) => keyspaces::forget(state, &command)?.into(),
         Kind::AddNode(command) => nodes::add(state, command)?,
@@ -130,6 +131,7 @@ fn bootstrap(writes: &mut WriteSet<'_>, command: Bootstrap) -> Result<meta_resul
         sharding: Some(v1::Sharding { kind: Some(single) }),
         replication_factor: command.replication_factor,
         history_revisions: 0,
+        history_ms: 0,
         dropping: false,
     };
     let all = v1::span::Kind::Keys(v1::span::Keys::default());

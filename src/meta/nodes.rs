@@ -45,7 +45,9 @@ pub(super) fn add(writes: &mut WriteSet<'_>, command: AddNode) -> Result<MetaRes
     let Some(mut state) = tables::state(writes)? else { return Ok(not_founded().into()) };
     let AddNode { node, token, replace } = command;
     let mut node = node.unwrap_or_default();
-    if let Err(why) = check(&node) {
+    // One that is only announced may be known by its address alone.
+    let is_nameless = token == 0 && node.name.is_empty();
+    if let Err(why) = check(&node, is_nameless) {
         return Ok(refuse(ErrorCode::InvalidArgument, why).into());
     }
     let map = tables::map(writes)?;
@@ -57,7 +59,7 @@ pub(super) fn add(writes: &mut WriteSet<'_>, command: AddNode) -> Result<MetaRes
         Err(refusal) => return Ok(refusal.into()),
     };
     node.standing = standing(token).into();
-    node.id = match taken(writes, &map, &node.name, token)? {
+    node.id = match taken(writes, &map, &node, token)? {
         Taken::By(other) if replaced != Some(other) => return Ok(name_taken(&node.name, other).into()),
         Taken::ByIt(awaited) => awaited.0,
         Taken::By(_) | Taken::No => {
@@ -84,10 +86,10 @@ fn standing(token: u64) -> v1::NodeStanding {
     if token == 0 { v1::NodeStanding::Awaited } else { v1::NodeStanding::Member }
 }
 
-fn check(node: &v1::Node) -> Result<(), String> {
+fn check(node: &v1::Node, is_nameless: bool) -> Result<(), String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let name = &node.name;
-    if name.is_empty() || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(plain) {
+    if (name.is_empty() && !is_nameless) || name.len() > NODE_NAME_BYTES_MAX || !name.bytes().all(plain) {
         return Err(format!("a node's name has 1 to {NODE_NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ -"));
     }
     let addresses = [&node.peer_address, &node.client_address];
@@ -134,8 +136,16 @@ enum Taken {
     ByIt(NodeId),
 }
 
-fn taken(writes: &WriteSet<'_>, map: &ShardMap, name: &str, token: u64) -> Result<Taken, EngineError> {
-    let holder = map.nodes.values().find(|node| node.name == name && node.standing != Standing::Leaving);
+fn taken(writes: &WriteSet<'_>, map: &ShardMap, node: &v1::Node, token: u64) -> Result<Taken, EngineError> {
+    let has_name = |holder: &&Node| !node.name.is_empty() && holder.name == node.name;
+    let holder = map.nodes.values().find(|holder| has_name(holder) && holder.standing != Standing::Leaving);
+    let is_announced = |holder: &&Node| {
+        token != 0
+            && holder.standing == Standing::Awaited
+            && holder.name.is_empty()
+            && holder.peer_address == node.peer_address
+    };
+    let holder = holder.or_else(|| map.nodes.values().find(is_announced));
     let Some(holder) = holder else { return Ok(Taken::No) };
     let awaited = tables::token(writes, holder.id)? == Some(0);
     Ok(if awaited && token != 0 { Taken::ByIt(holder.id) } else { Taken::By(holder.id) })

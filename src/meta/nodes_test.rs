@@ -68,6 +68,19 @@ fn a_node_takes_the_place_and_the_name_of_another() {
 }
 
 #[test]
+fn a_node_may_be_announced_by_its_address_alone() {
+    let mut meta = Meta::new(3);
+    assert_eq!(join_at(&mut meta, "", 0, "", "four:2380", ""), Ok(4));
+    assert_eq!(join_at(&mut meta, "", 0, "", "five:2380", ""), Ok(5), "another without a name");
+    assert_eq!(join_at(&mut meta, "", 0, "", "four:2380", ""), Err(ErrorCode::AlreadyExists));
+    assert_eq!(join_at(&mut meta, "", 7, "", "six:2380", ""), Err(ErrorCode::InvalidArgument), "it joins");
+    assert_eq!(join_at(&mut meta, "n4", 1, "", "four:2380", "four:2379"), Ok(4), "that is the one");
+    assert_eq!((standing_of(&meta, 4), &*meta.map().nodes[&NodeId(4)].name), (Some(Standing::Member), "n4"));
+    assert!(remove(&mut meta, 5).is_ok());
+    assert_eq!(standing_of(&meta, 5), None, "it never had anything");
+}
+
+#[test]
 fn a_node_is_forgotten_when_it_holds_nothing() {
     let mut meta = Meta::new(4);
     let forget = |meta: &mut Meta, node_id| meta.command(Kind::ForgetNode(ForgetNode { node_id }));

@@ -91,6 +91,8 @@ pub struct NodeConfig {
     pub client_listen: String,
     /// `host:port` that clients are told to connect to.
     pub client_advertise: String,
+    /// `host:port` to listen on for clients of etcd's API that mean another keyspace than `default`, by its name.
+    pub etcd_listen: BTreeMap<String, String>,
     /// `host:port` to listen on for peers.
     pub peer_listen: String,
     /// `host:port` that peers are told to connect to.
@@ -119,6 +121,8 @@ pub struct NodeConfig {
     pub value_bytes_max: usize,
     /// Client requests in flight.
     pub requests_in_flight_max: usize,
+    /// How often a watch that asked for progress hears of it while nothing happens.
+    pub watch_progress_ms: u64,
     /// Time between a leader's heartbeats.
     pub heartbeat_ms: u64,
     /// A follower that hears nothing waits at least this long before it stands for election,
@@ -164,13 +168,20 @@ impl NodeConfig {
         let name = given.parsed("name", values::name)?.or_else(|| replace.clone()).unwrap_or_else(|| "n1".to_owned());
         let addresses = Addresses::resolve(&given, &name)?;
         let security = Security::resolve(&given)?;
-        security.check(&addresses.client_listen, &addresses.peer_listen)?;
+        let etcd_listen = given.parsed("etcd_addr", values::keyspaces)?.unwrap_or_default();
+        let taken = [&addresses.client_listen, &addresses.peer_listen];
+        if let Some((keyspace, address)) = etcd_listen.iter().find(|(_, address)| taken.contains(address)) {
+            let why = format!("etcd_addr gives {keyspace} the address {address}, which client_addr or peer_addr has");
+            return Err(ConfigError::Conflict(why));
+        }
+        security.check(&addresses.client_listen, &etcd_listen, &addresses.peer_listen)?;
         let value_bytes_top = (limits::REQUEST_BYTES_MAX - REQUEST_SLACK_BYTES) as u64;
         let tick = TickConfig::default();
         let config = Self {
             data_dir: given.parsed("data_dir", data_dir)?.unwrap_or_else(|| PathBuf::from("./quorate-data")),
             client_listen: addresses.client_listen,
             client_advertise: addresses.client_advertise,
+            etcd_listen,
             peer_listen: addresses.peer_listen,
             peer_advertise: addresses.peer_advertise,
             client_tls: security.client,
@@ -195,6 +206,7 @@ impl NodeConfig {
                 1,
                 1_000_000,
             )?,
+            watch_progress_ms: given.number("watch_progress_ms", 600_000, 100, 86_400_000)?,
             heartbeat_ms: given.number("heartbeat_ms", tick.heartbeat_ms, 10, 60_000)?,
             election_min_ms: given.number("election_min_ms", tick.election_min_ms, 20, 600_000)?,
             election_max_ms: given.number("election_max_ms", tick.election_max_ms, 20, 600_000)?,
@@ -231,12 +243,22 @@ impl NodeConfig {
         Ok(self)
     }
 
+    /// What clients are told of an address in `etcd_listen`: its port, on the host that they know this node by.
+    pub fn etcd_advertise(&self, listening: &str) -> String {
+        match (self.client_advertise.rsplit_once(':'), listening.rsplit_once(':')) {
+            (Some((host, _)), Some((_, port))) => format!("{host}:{port}"),
+            _ => listening.to_owned(),
+        }
+    }
+
     /// What an operator should know before the node starts.
     pub fn warnings(&self) -> Vec<String> {
         let clients = ("clients", &self.client_listen, self.client_tls.is_some());
         let peers = ("peers", &self.peer_listen, self.peer_tls.is_some());
+        let etcd = self.etcd_listen.values().map(|address| ("clients", address, self.client_tls.is_some()));
         [clients, peers]
             .into_iter()
+            .chain(etcd)
             .filter(|(_, address, tls)| !tls && security::is_open(address))
             .map(|(who, address, _)| {
                 format!(

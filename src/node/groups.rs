@@ -66,7 +66,10 @@ impl Groups {
         }
         self.host.set_members(map.nodes.keys().copied().collect(), map.next_node);
         for node in map.nodes.values().filter(|node| node.id != self.node) {
-            self.host.set_name(node.id, &node.name);
+            // One that is only announced may have none yet.
+            if !node.name.is_empty() {
+                self.host.set_name(node.id, &node.name);
+            }
             self.host.set_address(node.id, &node.peer_address);
         }
         self.remove_dropped(map).await?;

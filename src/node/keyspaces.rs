@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::env::time::{self, Instant};
 use crate::meta;
-use crate::proto::internal::meta_command::{DropKeyspace, ForgetShards, Kind};
+use crate::proto::internal::meta_command::{DropKeyspace, ForgetShards, Kind, UpdateKeyspace};
 use crate::proto::internal::{Fence, MetaCommand, ShardCommand, ShardRequest, shard_command, shard_request};
 use crate::proto::v1::{self, ErrorCode, Outcome};
 use crate::raft::{Group, Role};
@@ -42,6 +42,17 @@ pub(super) async fn create(
     };
     let shards = u32::try_from(map.shards_of(keyspace.id).count()).unwrap_or(u32::MAX);
     Ok(v1::CreateKeyspaceResponse { keyspace: Some(keyspace.into()), shards })
+}
+
+/// Changes what a keyspace keeps of its history.
+pub(super) async fn update(
+    router: &Router,
+    request: v1::UpdateKeyspaceRequest,
+    deadline: Instant,
+) -> Result<v1::UpdateKeyspaceResponse, Failure> {
+    let name = request.name.clone();
+    change::metadata(router, Kind::UpdateKeyspace(UpdateKeyspace { keyspace: Some(request) }), deadline).await?;
+    Ok(v1::UpdateKeyspaceResponse { keyspace: router.map().keyspace(&name).map(Into::into) })
 }
 
 /// Takes a keyspace away. Returns when all its shards are fenced and gone: before that, a node whose map

@@ -83,22 +83,30 @@ impl Leases {
     pub(super) async fn time_of(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
         self.confirm(deadline).await?;
         let Some((ttl, remaining)) = self.ask(|expiry, now| expiry.time_of(lease, now))? else {
-            return Ok(LeaseTimed::default());
+            return self.gone(lease, deadline).await;
         };
         let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Ok(LeaseTimed { ttl_ms: ms(ttl), remaining_ms: ms(remaining) })
     }
 
-    /// A lease that is not counted is none, if this replica still leads and shows everything.
+    /// A lease that is not counted is none, if this replica still leads and shows everything. One whose time is
+    /// over ends first: when its owner hears of it, its keys are gone.
     async fn gone(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
         self.confirm(deadline).await?;
-        if self.ask(|expiry, now| expiry.time_of(lease, now))?.is_some() {
-            return Err(Failure::retry(
-                ErrorCode::Unavailable,
-                format!("lease {lease} has just been granted; try again"),
-            ));
+        loop {
+            let next = self.group.status().applied.map_or(0, |index| index + 1);
+            let (lives, is_there) =
+                self.ask(|expiry, now| (expiry.time_of(lease, now).is_some(), expiry.holds(lease)))?;
+            let message = match (lives, is_there) {
+                (false, false) => return Ok(LeaseTimed::default()),
+                (false, true) if time::timeout_at(deadline, self.group.applied(next)).await.is_ok() => continue,
+                (false, true) => {
+                    format!("the time of lease {lease} is over, and its end is not applied yet; try again")
+                }
+                (true, _) => format!("lease {lease} has just been granted; try again"),
+            };
+            return Err(Failure::retry(ErrorCode::Unavailable, message));
         }
-        Ok(LeaseTimed::default())
     }
 
     fn ask<R>(&self, act: impl FnOnce(&mut Expiry, Instant) -> R) -> Result<R, Failure> {

@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::env::chance;
 use crate::env::time::{self, Instant};
 use crate::meta;
-use crate::proto::internal::meta_command::{AddNode, ForgetNode, Kind, RemoveNode};
+use crate::proto::internal::meta_command::{AddNode, ForgetNode, Kind, RemoveNode, UpdateNode};
 use crate::proto::internal::{JoinRequest, JoinResponse, MetaCommand, join_response};
 use crate::proto::v1;
 use crate::raft::{Group, Host, Member, Members, Role};
-use crate::types::map::{ShardMap, Standing};
+use crate::types::map::{Node, ShardMap, Standing};
 use crate::types::{NodeId, ReplicaId};
 
 use super::founding::COMMAND_TIMEOUT;
@@ -182,6 +182,28 @@ pub(super) async fn add(
     let changed = change::metadata(router, add, deadline).await?;
     let member = router.map().nodes.get(&NodeId(changed.id)).map(Into::into);
     Ok(v1::AddMemberResponse { member })
+}
+
+/// Changes where the others look for a node, until it says itself where it is.
+pub(super) async fn relocate(
+    router: &Router,
+    node: NodeId,
+    peer_address: String,
+    deadline: Instant,
+) -> Result<(), Failure> {
+    let map = router.map();
+    let Some(current) = map.nodes.get(&node) else {
+        let message = format!("node {} is not a member of this cluster", node.0);
+        return Err(Failure::refused(v1::ErrorCode::NodeNotFound, message));
+    };
+    let has_it = |other: &&Node| other.peer_address == peer_address || other.client_address == peer_address;
+    if let Some(other) = map.nodes.values().filter(|other| other.id != node).find(has_it) {
+        let message = format!("the address {peer_address} is that of node {}", other.id.0);
+        return Err(Failure::refused(v1::ErrorCode::AlreadyExists, message));
+    }
+    let node = v1::Node { peer_address, ..current.into() };
+    change::metadata(router, Kind::UpdateNode(UpdateNode { node: Some(node) }), deadline).await?;
+    Ok(())
 }
 
 /// Begins to take a node out.

@@ -12,6 +12,7 @@
 //! | `router`, `route` | takes a request to the leader of its shard |
 //! | `execute` | executes it there |
 //! | `near` | reads on a replica that need not lead |
+//! | `recent` | the newest changes, read once for all watches |
 //! | `kv`, `scan` | client requests as requests to shards, and pages |
 //! | `serve`, [`Service`] | the node as its clients use it |
 //! | `space` | refuses growing writes before the disk is full |
@@ -35,6 +36,7 @@ mod members;
 mod near;
 mod operations;
 mod origin;
+mod recent;
 mod replicas;
 mod route;
 mod router;

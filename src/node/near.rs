@@ -19,6 +19,7 @@ use crate::types::limits::{STALE_PROOF_EVERY_MAX, STALE_PROOF_EVERY_MIN, STALE_P
 use crate::types::{GroupId, NodeId};
 
 use super::Failure;
+use super::recent::Recent;
 use super::router::{BACKOFF_MIN, Router};
 
 /// How long the leader may take to give a read index. Only one is asked for at a time.
@@ -116,6 +117,8 @@ pub(super) struct Near {
     proofs: Arc<ReadIndex<Ask>>,
     proved: Arc<Mutex<Proved>>,
     wanted: Mutex<Wanted>,
+    /// The newest changes, for watches.
+    pub(super) recent: Recent,
 }
 
 /// When the newest proof was asked for: the state shows all that was acknowledged before.
@@ -133,7 +136,14 @@ impl Near {
         let proved = Arc::<Mutex<Proved>>::default();
         let ask = Ask { id, group: group.clone(), router, proved: proved.clone() };
         let wanted = Wanted { until: time::now(), every: STALE_PROOF_EVERY_MAX, is_renewed: false };
-        Self { id, group, proofs: Arc::new(ReadIndex::new(ask)), proved, wanted: Mutex::new(wanted) }
+        Self {
+            id,
+            group,
+            proofs: Arc::new(ReadIndex::new(ask)),
+            proved,
+            wanted: Mutex::new(wanted),
+            recent: Recent::default(),
+        }
     }
 
     /// Returns once the local state shows every write that was acknowledged before this call.

@@ -20,7 +20,7 @@ use crate::proto::internal::meta_command::{CancelOperation, FinishOperation, Kin
 use crate::proto::internal::{ChangeMembership, MetaCommand, ReplicasState};
 use crate::proto::v1::{self, ErrorCode};
 use crate::raft::{Group, Role};
-use crate::types::map::{Operation, ShardMap};
+use crate::types::map::{Operation, ShardMap, Standing};
 use crate::types::{GroupId, NodeId, OperationId, ReplicaId};
 
 use super::members::NEARLY;
@@ -195,6 +195,14 @@ async fn begin(router: &Router, wanted: StartOperation, deadline: Instant) -> Re
     Ok(change::metadata(router, Kind::StartOperation(wanted), deadline).await?.id)
 }
 
+/// Whether the node that is to get a replica is on its way out: it may never be heard of again.
+fn adds_to_one_that_leaves(map: &ShardMap, operation: &Operation) -> bool {
+    let replicas = map.shards.get(&operation.shard).map(|shard| &shard.replicas);
+    let added = replicas.into_iter().flatten().find(|replica| Some(replica.id) == operation.add);
+    let node = added.and_then(|replica| map.nodes.get(&replica.node));
+    node.is_some_and(|node| node.standing == Standing::Leaving)
+}
+
 /// The next step of an operation. Returns what it does now.
 async fn step(router: &Router, map: &ShardMap, operation: &Operation, note: &mut Note) -> Result<String, Failure> {
     let deadline = time::now() + STEP_TIMEOUT;
@@ -205,7 +213,7 @@ async fn step(router: &Router, map: &ShardMap, operation: &Operation, note: &mut
     let votes = add.is_some_and(|replica| voters.contains(&replica));
     // What has lost its vote is not given it back: such an operation is carried on.
     let has_begun = votes || state.is_joint || operation.remove.is_some_and(|replica| !voters.contains(&replica.0));
-    if operation.cancelled && !has_begun {
+    if (operation.cancelled || adds_to_one_that_leaves(map, operation)) && !has_begun {
         if let Some(learner) = add.filter(|add| state.replicas.iter().any(|replica| replica.id == *add)) {
             group.change(&voters, Change::RemoveLearner(learner)).await?;
         }
@@ -320,4 +328,44 @@ pub(super) async fn cancel(
     let cancel = Kind::CancelOperation(CancelOperation { operation_id: request.operation_id });
     change::metadata(router, cancel, deadline).await?;
     Ok(v1::CancelOperationResponse {})
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::types::map::{Node, Replica, Shard};
+    use crate::types::{Epoch, KeyspaceId, Span};
+
+    use super::*;
+
+    #[test]
+    fn a_replica_on_its_way_to_a_node_that_leaves_is_noticed() {
+        let of = |standing, add: Option<u64>| {
+            let node = Node {
+                id: NodeId(5),
+                name: "n5".into(),
+                peer_address: String::new(),
+                client_address: String::new(),
+                labels: BTreeMap::new(),
+                standing,
+            };
+            let replica = Replica { id: ReplicaId(11), node: NodeId(5), voter: false, founding: false };
+            let shard = Shard {
+                id: GroupId(2),
+                keyspace: KeyspaceId(1),
+                span: Span::all(),
+                epoch: Epoch(1),
+                replicas: vec![replica],
+            };
+            let map =
+                ShardMap { nodes: [(node.id, node)].into(), shards: [(shard.id, shard)].into(), ..ShardMap::default() };
+            let add = add.map(ReplicaId);
+            let (id, reason) = (OperationId(1), String::new());
+            let operation = Operation { id, shard: GroupId(2), add, remove: None, cancelled: false, reason };
+            adds_to_one_that_leaves(&map, &operation)
+        };
+        assert!(of(Standing::Leaving, Some(11)));
+        assert!(!of(Standing::Member, Some(11)));
+        assert!(!of(Standing::Leaving, None), "nothing comes there");
+        assert!(!of(Standing::Leaving, Some(12)), "another replica");
+    }
 }

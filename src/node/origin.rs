@@ -12,6 +12,7 @@ use crate::raft::{self, HelloError, HostError, Identity, IdentityError};
 use crate::types::{ClusterId, NodeId};
 
 use super::founding::Founders;
+use super::space::SpaceGuard;
 use super::{NodeConfig, StartError};
 
 /// Pause before a member is asked again to take this node in.
@@ -72,19 +73,30 @@ impl Origin {
         let replace = config.replace.as_deref().unwrap_or_default();
         let tls = config.peer_tls.clone().map(|files| PeerTls::start(env, files, &config.name)).transpose();
         let tls = tls.map_err(HostError::from)?.map(Arc::new);
+        let space = SpaceGuard::of(config);
         let mut told: Option<(String, Instant)> = None;
         loop {
+            // Once it is in the map the cluster counts on it: what its start needs is held back before.
+            let held_back = space.check(&*env.disk, &config.data_dir);
+            held_back.map_err(|error| StartError::DataDir { dir: config.data_dir.clone(), error })?;
+            if space.is_full() {
+                tell(&mut told, member, space.shortage());
+                time::sleep(RETRY).await;
+                continue;
+            }
             match raft::join(&*env.net, tls.as_ref(), member, node.clone(), token, replace).await {
                 Ok((cluster_id, node)) => {
                     tracing::info!(cluster = %cluster_id, node = node.0, "joined the cluster");
+                    // The answer may have taken long, and others may have filled the disk meanwhile.
+                    space.give_room(&*env.disk, &config.data_dir);
                     return Ok(Self { node, founding_hash: 0, cluster_id: Some(cluster_id), founders: None });
                 }
-                Err(HelloError::Refused(why)) => return Err(StartError::Refused(format!("cannot join: {why}"))),
+                Err(HelloError::Refused(why)) => {
+                    space.give_up(&*env.disk, &config.data_dir);
+                    return Err(StartError::Refused(format!("cannot join: {why}")));
+                }
                 Err(HelloError::Unreachable(why)) => {
-                    if told.as_ref().is_none_or(|(before, at)| *before != why || time::now() - *at > REPORT) {
-                        tracing::info!(member, why, "waiting for the cluster to take this node in");
-                        told = Some((why, time::now()));
-                    }
+                    tell(&mut told, member, why);
                     time::sleep(RETRY).await;
                 }
             }
@@ -99,5 +111,13 @@ impl Origin {
     /// Peer addresses of the others, as far as the settings name them.
     pub(super) fn peers(&self) -> impl Iterator<Item = (NodeId, &str)> {
         self.founders.iter().flat_map(Founders::peers)
+    }
+}
+
+/// Says why this node is not a member yet: each reason once, and again from time to time.
+fn tell(told: &mut Option<(String, Instant)>, member: &str, why: String) {
+    if told.as_ref().is_none_or(|(before, at)| *before != why || time::now() - *at > REPORT) {
+        tracing::info!(member, why, "not a member of the cluster yet");
+        *told = Some((why, time::now()));
     }
 }

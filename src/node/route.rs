@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
+use crate::proto::v1;
 use crate::proto::v1::operation::Kind;
 use crate::proto::v1::{ErrorCode, Operation, Target, Transaction};
 use crate::types::key::UNBOUNDED;
@@ -125,6 +126,44 @@ fn touch(
     Ok(())
 }
 
+/// The shard that a watch of these ranges follows, none meaning all keys: the one that holds them, or the one of
+/// theirs that the target names.
+pub(super) fn shard_of_watch<'m>(
+    map: &'m ShardMap,
+    target: Option<&Target>,
+    ranges: &[v1::KeyRange],
+) -> Result<&'m Shard, Failure> {
+    let keyspace = keyspace(map, target)?;
+    let mut touched = BTreeSet::new();
+    if ranges.is_empty() {
+        touched.extend(map.shards_of(keyspace.id).map(|shard| shard.id));
+    }
+    for range in ranges {
+        match KeyRange::of_operation(&range.key, &range.range_end) {
+            Some(range) => touched.extend(shards_of_range(map, keyspace, range).map(|shard| shard.id)),
+            None => touched.extend(map.shard_of(keyspace.id, &range.key).map(|shard| shard.id)),
+        }
+    }
+    let named = target.map(|target| GroupId(target.shard_id)).filter(|named| touched.contains(named));
+    if touched.len() > 1 && named.is_none() && target.is_none_or(|target| target.shard_id == 0) {
+        return Err(watch_of_several(&touched));
+    }
+    let shard = named.or_else(|| touched.first().copied()).and_then(|shard| map.shards.get(&shard));
+    let shard = shard.ok_or_else(|| no_shard(&keyspace.name))?;
+    confirm(target, shard)?;
+    Ok(shard)
+}
+
+fn watch_of_several(shards: &BTreeSet<GroupId>) -> Failure {
+    let names: Vec<_> = shards.iter().map(|shard| shard.0.to_string()).collect();
+    let message = format!(
+        "a watch follows one shard, and these keys lie in shards {}, which have no order of revisions in common: \
+         watch a single key, name one of the shards, or use a keyspace of one shard",
+        names.join(", ")
+    );
+    Failure::refused(ErrorCode::CrossShard, message)
+}
+
 /// The shards that a range of a keyspace meets, by id.
 pub(super) fn shards_of_range<'m>(
     map: &'m ShardMap,
@@ -190,6 +229,7 @@ mod tests {
             sharding,
             replication_factor: 3,
             history_revisions: 0,
+            history_ms: 0,
             dropping: false,
         };
         let shard = |id, keyspace, span| Shard {
@@ -239,6 +279,30 @@ mod tests {
         }
         assert_eq!(code(shard_of_key(&map, Some(&target("none", 0, 0)), b"k")), ErrorCode::KeyspaceNotFound);
         assert_eq!(code(shard_of_key(&ShardMap::default(), None, b"k")), ErrorCode::Unavailable);
+    }
+
+    #[test]
+    fn a_watch_follows_one_shard() {
+        let map = map();
+        let range = |key: &'static str, end: &'static [u8]| v1::KeyRange {
+            key: Bytes::from_static(key.as_bytes()),
+            range_end: Bytes::from_static(end),
+        };
+        let of = |keyspace: &str, named: u64, ranges: &[v1::KeyRange]| {
+            let target = target(keyspace, named, 0);
+            shard_of_watch(&map, Some(&target), ranges).map(|shard| shard.id.0).map_err(|f| f.detail.code())
+        };
+        assert_eq!(of("", 0, &[]), Ok(2));
+        assert_eq!(of("two", 0, &[range("a", b""), range("b", b"m")]), Ok(3));
+        assert_eq!(of("two", 0, &[range("z", b"")]), Ok(4));
+        let several = [vec![], vec![range("a", UNBOUNDED)], vec![range("a", b""), range("z", b"")]];
+        for ranges in several {
+            assert_eq!(of("two", 0, &ranges), Err(ErrorCode::CrossShard));
+            assert_eq!(of("two", 4, &ranges), Ok(4), "the part that one of them holds");
+        }
+        assert_eq!(of("two", 3, &[range("z", b"")]), Err(ErrorCode::WrongShard));
+        assert_eq!(of("two", 2, &[]), Err(ErrorCode::WrongShard));
+        assert_eq!(of("none", 0, &[]), Err(ErrorCode::KeyspaceNotFound));
     }
 
     #[test]

@@ -50,6 +50,14 @@ impl Service for Node {
         self.inner.kv.events(request, deadline).await
     }
 
+    async fn changes(&self, request: v1::EventsRequest, deadline: Instant) -> Result<v1::EventsResponse, Failure> {
+        self.inner.kv.changes(request, deadline).await
+    }
+
+    async fn relocate_member(&self, node: NodeId, peer_address: String, deadline: Instant) -> Result<(), Failure> {
+        members::relocate(&self.inner.router, node, peer_address, deadline).await
+    }
+
     async fn compact(&self, request: v1::CompactRequest, deadline: Instant) -> Result<v1::CompactResponse, Failure> {
         self.inner.kv.compact(request, deadline).await
     }
@@ -158,6 +166,14 @@ impl Service for Node {
         keyspaces::create(&self.inner.router, request, deadline).await
     }
 
+    async fn update_keyspace(
+        &self,
+        request: v1::UpdateKeyspaceRequest,
+        deadline: Instant,
+    ) -> Result<v1::UpdateKeyspaceResponse, Failure> {
+        keyspaces::update(&self.inner.router, request, deadline).await
+    }
+
     async fn drop_keyspace(
         &self,
         request: v1::DropKeyspaceRequest,
@@ -194,13 +210,18 @@ impl Service for Node {
             return Err(Failure::refused(ErrorCode::CrossShard, message));
         };
         let local = self.inner.groups.running().get(&shard.id).map(|local| local.machine.revision().borrow().0);
-        let status = self.inner.router.groups().get(&shard.id).map(Group::status);
+        let group = self.inner.router.groups().get(&shard.id).cloned();
+        let leader = group.as_ref().and_then(Group::present_leader);
         Ok(OnlyShard {
             id: shard.id.0,
             revision: local.unwrap_or_default(),
-            term: status.as_ref().map_or(0, |status| status.term),
-            leader_node_id: status.and_then(|status| status.leader).map_or(0, |(_, node)| node.0),
+            term: group.as_ref().map_or(0, Group::term),
+            leader_node_id: leader.map_or(0, |(_, node)| node.0),
         })
+    }
+
+    fn watched_shard(&self, target: Option<&v1::Target>, ranges: &[v1::KeyRange]) -> Result<u64, Failure> {
+        Ok(route::shard_of_watch(&self.inner.router.map(), target, ranges)?.id.0)
     }
 
     fn watch_revision(&self, shard: u64) -> Option<watch::Receiver<Revision>> {
@@ -240,6 +261,7 @@ impl Service for Node {
             engine_bytes: inner.engine.disk_bytes().unwrap_or(0),
             replicas: replicas.collect(),
             uptime_ms: u64::try_from((time::now() - inner.started).as_millis()).unwrap_or(u64::MAX),
+            disk_full: inner.space.is_full(),
         }
     }
 
@@ -252,7 +274,9 @@ impl Service for Node {
                 Failure::refused(ErrorCode::KeyspaceNotFound, format!("keyspace `{name}` does not exist"))
             })?),
         };
-        let led = |id: &GroupId| groups.get(id).map(Group::status);
+        // Without a majority nobody leads, whoever did last.
+        let led =
+            |id: &GroupId| groups.get(id).map(|group| GroupStatus { leader: group.present_leader(), ..group.status() });
         let mut shards = Vec::new();
         if wanted.is_none() {
             shards.extend(led(&GroupId::META).map(|status| entry(meta_shard(&map, &status), META_NAME, Some(&status))));
@@ -329,7 +353,7 @@ impl Node {
         if let Some(shard) = missing {
             return Some(format!("shard {} is starting", shard.id.0));
         }
-        let leaderless = running.iter().find(|(_, group)| group.status().leader.is_none());
+        let leaderless = running.iter().find(|(_, group)| group.present_leader().is_none());
         leaderless.map(|(id, _)| format!("shard {} has no leader", id.0))
     }
 }
@@ -381,7 +405,7 @@ fn replica_status(id: GroupId, group: &Group, revision: u64) -> v1::ReplicaStatu
         committed_index: status.committed.unwrap_or(0),
         applied_index: status.applied.unwrap_or(0),
         purged_index: status.purged.unwrap_or(0),
-        leader_node_id: status.leader.map_or(0, |(_, node)| node.0),
+        leader_node_id: group.present_leader().map_or(0, |(_, node)| node.0),
         revision,
     }
 }

@@ -169,9 +169,7 @@ impl Node {
             let held = error.kind() == std::io::ErrorKind::WouldBlock;
             if held { StartError::Locked(dir.clone()) } else { data_dir(error) }
         })?;
-        if let Err(error) = space_guard(&config).make_room(&*env.disk, &dir) {
-            tracing::warn!(%error, "cannot tell how much space the data disk has");
-        }
+        SpaceGuard::of(&config).give_room(&*env.disk, &dir);
         let origin = Origin::of(&config, &env).await?;
         let Origin { node, founding_hash, cluster_id, .. } = origin;
         let identity = Identity::open(env.disk.clone(), &dir, &config.name, node, founding_hash, cluster_id)?;
@@ -216,7 +214,7 @@ impl Node {
         let spec = GroupSpec { group: GroupId::META, replica: ReplicaId(id.0), epoch: Epoch(0) };
         let meta =
             host.start_group(spec, machine.clone()).await.map_err(|error| StartError::Failed(error.to_string()))?;
-        let space = space_guard(&config);
+        let space = SpaceGuard::of(&config);
         if let Err(error) = space.check(&*env.disk, &config.data_dir) {
             tracing::warn!(%error, "cannot tell how much space the data disk has");
         }
@@ -259,6 +257,7 @@ impl Node {
         let watch_space =
             inner.space.clone().watch(env.disk.clone(), inner.config.data_dir.clone(), env.workers.start("space"));
         tasks.spawn(watch_space);
+        tasks.spawn(inner.space.clone().tidy(inner.engine.clone(), env.workers.start("tidy")));
         tasks.spawn(members::lead(origin.clone(), inner.meta.clone(), inner.router.clone()));
         tasks.spawn(members::stay_known(inner.host.clone(), inner.meta.clone(), inner.router.clone()));
         tasks.spawn(keyspaces::take_apart(inner.meta.clone(), inner.router.clone()));
@@ -338,11 +337,6 @@ impl Node {
             tracing::error!(%error, "the Raft log was not closed cleanly; it is recovered at the next start");
         }
     }
-}
-
-/// The log takes space by the segment, ahead of need: that is not the writes' to use.
-fn space_guard(config: &NodeConfig) -> SpaceGuard {
-    SpaceGuard::new(config.disk_reserve_bytes.saturating_add(config.log_segment_bytes))
 }
 
 /// Records the first reason why the node must end.

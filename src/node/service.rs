@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::Failure;
 use crate::env::time::Instant;
 use crate::proto::v1;
-use crate::types::Revision;
+use crate::types::{NodeId, Revision};
 
 /// Whether a node can serve, and if not, why.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub struct OnlyShard {
     pub revision: u64,
     /// The term of its group as far as it is known here.
     pub term: u64,
-    /// Who leads it; 0 while not known.
+    /// Who leads it by what was heard lately; 0 while not known.
     pub leader_node_id: u64,
 }
 
@@ -72,6 +72,10 @@ pub trait Service: Send + Sync + 'static {
         batch: BatchRequest -> BatchResponse;
         /// Reads one page of changes.
         events: EventsRequest -> EventsResponse;
+        /// Reads changes for a watch that has shown all before `from_revision`, from the replica here: as
+        /// `events`, but read once for all watches that are as far, so that what is still at hand is shown even if
+        /// it was compacted meanwhile, and a page may be longer.
+        changes: EventsRequest -> EventsResponse;
         /// Forgets old history of one shard.
         compact: CompactRequest -> CompactResponse;
         /// Grants a lease.
@@ -102,9 +106,22 @@ pub trait Service: Send + Sync + 'static {
         remove_member: RemoveMemberRequest -> RemoveMemberResponse;
         /// Makes a keyspace.
         create_keyspace: CreateKeyspaceRequest -> CreateKeyspaceResponse;
+        /// Changes what a keyspace keeps of its history.
+        update_keyspace: UpdateKeyspaceRequest -> UpdateKeyspaceResponse;
         /// Ends the service of a keyspace, and takes it away.
         drop_keyspace: DropKeyspaceRequest -> DropKeyspaceResponse;
     }
+
+    /// Changes where the others look for a node. A running node says at its next start where it is.
+    ///
+    /// # Errors
+    /// A [`Failure`], which says whether the request took effect.
+    fn relocate_member(
+        &self,
+        node: NodeId,
+        peer_address: String,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// The nodes of the cluster.
     fn members(&self) -> v1::MembersResponse;
@@ -117,6 +134,13 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// When the keyspace does not exist, or has several.
     fn only_shard(&self, keyspace: &str) -> Result<OnlyShard, Failure>;
+
+    /// The shard whose changes are all that happens to these keys, none meaning all: the one that they are in, or
+    /// the one of theirs that the target names.
+    ///
+    /// # Errors
+    /// When there is no such shard, or there are several and none is named.
+    fn watched_shard(&self, target: Option<&v1::Target>, ranges: &[v1::KeyRange]) -> Result<u64, Failure>;
 
     /// The revision that a replica here has applied, and its changes; `None` without a replica.
     fn watch_revision(&self, shard: u64) -> Option<watch::Receiver<Revision>>;

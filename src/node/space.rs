@@ -13,8 +13,9 @@ use crate::env::disk::Disk;
 use crate::env::time;
 use crate::env::work::Worker;
 use crate::proto::v1::ErrorCode;
+use crate::storage::engine::Engine;
 
-use super::Failure;
+use super::{Failure, NodeConfig};
 
 /// What the ballast file holds back, in bytes.
 const BALLAST_BYTES: u64 = 64 << 20;
@@ -23,6 +24,8 @@ const BALLAST_BYTES: u64 = 64 << 20;
 const BYTES_PER_WRITTEN_BYTE: u64 = 4;
 /// How often the disk is asked.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How often the engine is to see what it can give back.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 const BALLAST: &str = "BALLAST";
 
 /// Says whether there is room for more.
@@ -41,6 +44,12 @@ struct State {
 }
 
 impl SpaceGuard {
+    /// As the settings want it. The log takes space by the segment, ahead of need: that is not the
+    /// writes' to use.
+    pub(super) fn of(config: &NodeConfig) -> Self {
+        Self::new(config.disk_reserve_bytes.saturating_add(config.log_segment_bytes))
+    }
+
     pub(super) fn new(reserve: u64) -> Self {
         let (full, free, admitted) = (AtomicBool::new(false), AtomicU64::new(u64::MAX), AtomicU64::new(0));
         Self { state: Arc::new(State { reserve, full, free, admitted }) }
@@ -55,11 +64,7 @@ impl SpaceGuard {
         if !self.is_full() && left >= self.state.reserve {
             return Ok(());
         }
-        let message = format!(
-            "the disk of this node is full ({} MiB free, {} MiB are held back): free some space, or delete keys; deletes and reads work",
-            free >> 20,
-            self.state.reserve >> 20
-        );
+        let message = format!("{}, or delete keys; deletes and reads work", self.shortage());
         // What only may be full is known better after the next look.
         Err(if self.is_full() {
             Failure::refused(ErrorCode::DiskFull, message)
@@ -73,11 +78,31 @@ impl SpaceGuard {
         self.state.full.load(Ordering::Relaxed)
     }
 
+    /// How much space there is and is not, and what to do.
+    pub(super) fn shortage(&self) -> String {
+        let free = self.state.free.load(Ordering::Relaxed) >> 20;
+        let reserve = self.state.reserve >> 20;
+        format!("the disk of this node is full ({free} MiB free, {reserve} MiB are held back): free some space")
+    }
+
     /// Before anything is written at a start: gives up what was held back if others have filled the
     /// disk meanwhile.
-    pub(super) fn make_room(&self, disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    pub(super) fn give_room(&self, disk: &dyn Disk, dir: &Path) {
         // A directory without it is new, or full for long.
-        if disk.open(&dir.join(BALLAST)).is_ok() { self.check(disk, dir) } else { Ok(()) }
+        let checked = if disk.open(&dir.join(BALLAST)).is_ok() { self.check(disk, dir) } else { Ok(()) };
+        if let Err(error) = checked {
+            tracing::warn!(%error, "cannot tell how much space the data disk has");
+        }
+    }
+
+    /// Leaves nothing behind in a directory that no node will use.
+    pub(super) fn give_up(&self, disk: &dyn Disk, dir: &Path) {
+        match disk.remove(&dir.join(BALLAST)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "cannot remove what was held back");
+            }
+            _ => {}
+        }
     }
 
     /// Watches `dir` for ever.
@@ -91,6 +116,20 @@ impl SpaceGuard {
                 Err(_) => return,
             }
             time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Has the engine give back what takes space and nobody needs any more, for ever.
+    pub(super) async fn tidy(self, engine: Arc<dyn Engine>, worker: Worker) {
+        loop {
+            time::sleep(TIDY_EVERY).await;
+            let room = self.state.free.load(Ordering::Relaxed).saturating_sub(self.state.reserve);
+            let engine = engine.clone();
+            match worker.run(move || engine.tidy(room)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "cannot give back the space of what was removed"),
+                Err(_) => return,
+            }
         }
     }
 

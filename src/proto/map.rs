@@ -60,6 +60,7 @@ impl From<&Keyspace> for v1::Keyspace {
             sharding: Some(v1::Sharding { kind: Some(kind) }),
             replication_factor: keyspace.replication_factor,
             history_revisions: keyspace.history_revisions,
+            history_ms: keyspace.history_ms,
             dropping: keyspace.dropping,
         }
     }
@@ -82,6 +83,7 @@ impl TryFrom<v1::Keyspace> for Keyspace {
             sharding,
             replication_factor: keyspace.replication_factor,
             history_revisions: keyspace.history_revisions,
+            history_ms: keyspace.history_ms,
             dropping: keyspace.dropping,
         })
     }
@@ -216,6 +218,7 @@ mod tests {
             sharding,
             replication_factor: 3,
             history_revisions: 7,
+            history_ms: 8_000,
             dropping: id == 3,
         };
         let shard = |id, span| Shard {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::apply::LogPosition;
@@ -109,6 +111,8 @@ pub(super) struct Core {
     pub(super) durable_applied: watch::Sender<Option<u64>>,
     pub(super) status: watch::Sender<GroupStatus>,
     pub(super) reads: Arc<ReadIndex<Raft>>,
+    /// When a leader was last followed.
+    pub(super) heard: Mutex<Option<time::Instant>>,
     /// Snapshot transfers to this replica that have begun; only the latest goes on.
     pub(super) transfers: AtomicU64,
     /// Set before this node stops the replica.
@@ -198,6 +202,24 @@ impl Group {
         status::leader(&metrics.borrow_watched())
     }
 
+    /// Who leads, if this replica has heard so lately: from that leader itself or, where it leads, from a
+    /// majority. `None` soon after the majority has gone, while [`Group::leader`] goes on naming who led last.
+    pub fn present_leader(&self) -> Leader {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let silence_max = Duration::from_millis(self.core.raft.config().election_timeout_max) * 2;
+        let is_late = |at: time::Instant| time::now().saturating_duration_since(at) > silence_max;
+        let leads = metrics.current_leader == Some(self.core.replica.0);
+        let is_silent = if leads {
+            // A majority has just voted for a leader that nobody answered yet; who is alone is one.
+            let is_alone = metrics.membership_config.membership().voter_ids().count() == 1;
+            !is_alone && metrics.last_quorum_acked.as_ref().is_some_and(|at| is_late(at.into_inner().instant()))
+        } else {
+            self.core.heard.lock().is_none_or(is_late)
+        };
+        if is_silent { None } else { status::leader(&metrics) }
+    }
+
     /// The current term, as cheap.
     pub fn term(&self) -> u64 {
         self.core.raft.metrics().borrow_watched().current_term
@@ -211,6 +233,11 @@ impl Group {
 }
 
 impl Core {
+    /// A leader has been followed just now.
+    pub(super) fn hear(&self) {
+        *self.heard.lock() = Some(time::now());
+    }
+
     pub(super) fn status(&self) -> GroupStatus {
         let mut metrics = self.raft.metrics();
         let status = GroupStatus::of(&metrics.borrow_and_update(), *self.durable_applied.borrow());

@@ -8,6 +8,7 @@ use openraft::Config;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::entry::RaftEntry;
 use openraft::errors::Fatal;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::apply::Apply;
@@ -167,6 +168,7 @@ pub(super) async fn start(ground: &Ground, spec: GroupSpec, machine: Arc<dyn App
         state,
         durable_applied: watch::Sender::new(None),
         status: watch::Sender::new(GroupStatus::default()),
+        heard: Mutex::new(None),
         transfers: AtomicU64::new(0),
         stopping: AtomicBool::new(false),
     });

@@ -4,7 +4,7 @@
 //! its key was before. Reads of older revisions are refused from the first step on, so none sees a
 //! half-compacted past. Events of the revision itself stay, for watches that start there.
 
-use super::error::{ShardError, compacted, future, invalid};
+use super::error::{ShardError, compacted_before, future, invalid};
 use super::table::event::{self, Event, Kind, Position};
 use super::table::meta::{self, Field};
 use super::table::{history, latest};
@@ -56,7 +56,7 @@ pub(crate) fn compact(state: &mut WriteSet<'_>, compact: &Compact) -> Result<boo
     }
     let before = meta::compacted(state)?;
     if compact.revision < before || (compact.anew && compact.revision == before) {
-        return Err(compacted(compact.revision, before).into());
+        return Err(compacted_before(before).into());
     }
     let mut cursor = meta::cursor(state)?;
     if compact.revision > before {
@@ -90,17 +90,23 @@ fn take(state: &WriteSet<'_>, cursor: Position, compact: &Compact) -> Result<Vec
 }
 
 /// Forgets what the key of `event` was before it and, if it was deleted, its tombstone.
+///
+/// That is one record at most: what was there before that one was forgotten with the event before. It is
+/// not looked for where there is none, because the engine would walk past all that was forgotten.
 fn forget_before(state: &mut WriteSet<'_>, event: &Event) -> Result<(), EngineError> {
-    for superseded in history::before(state, &event.key, event.at.revision)? {
+    let revision = event.at.revision;
+    // Without a last record it was deleted, and all of it is forgotten.
+    let Some(last) = latest::get(state, &event.key)? else { return Ok(()) };
+    let is_last = last.mod_revision == revision;
+    let record = if is_last { Some(last) } else { history::get(state, &event.key, revision)? };
+    // The first version of a new life follows a tombstone, which went with its own event.
+    if record.is_none_or(|record| record.version != 1)
+        && let Some(superseded) = history::before(state, &event.key, revision)?
+    {
         state.delete(superseded);
     }
     if event.kind == Kind::Delete {
-        let last = latest::get(state, &event.key)?;
-        match last {
-            Some(last) if last.mod_revision == event.at.revision => state.delete(latest::key(&event.key)),
-            Some(_) => state.delete(history::key(&event.key, event.at.revision)),
-            None => {}
-        }
+        state.delete(if is_last { latest::key(&event.key) } else { history::key(&event.key, revision) });
     }
     Ok(())
 }

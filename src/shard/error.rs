@@ -56,6 +56,16 @@ pub(crate) fn compacted(revision: u64, oldest: u64) -> Box<Refusal> {
     refusal
 }
 
+/// A compaction up to a revision before `oldest`, or up to it once more.
+pub(crate) fn compacted_before(oldest: u64) -> Box<Refusal> {
+    let mut refusal =
+        refused(ErrorCode::Compacted, format!("everything before revision {oldest} is compacted already"));
+    if let Some(detail) = &mut refusal.detail {
+        detail.compacted_revision = oldest;
+    }
+    refusal
+}
+
 /// A revision the shard has not reached.
 pub(crate) fn future(revision: u64, present: u64) -> Box<Refusal> {
     refused(

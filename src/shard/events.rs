@@ -32,41 +32,71 @@ pub(super) fn execute(view: &dyn View, read: &Events, present: u64) -> Result<Ev
     let ranges: Vec<_> = read.ranges.iter().map(|range| Interval::of_operation(&range.key, &range.range_end)).collect();
     let mut page =
         EventsResult { events: Vec::new(), next_revision: present.saturating_add(1).max(read.from_revision) };
-    let (mut bytes, mut revision) = (0, read.from_revision);
     let bounds = event::within(Position { revision: read.from_revision, sub: 0 }, present);
+    let mut last = Part::of(read.from_revision);
+    let mut bytes = 0;
+    // A page ends between two revisions only, and is longer than its bound with a single one only.
+    let has_room =
+        |page: &EventsResult, bytes, part: &Part| page.events.is_empty() || bytes + part.bytes <= PAGE_BYTES_MAX;
     for (looked_at, pair) in bounds.scan(view, Direction::Forward).enumerate() {
         let (key, value) = pair?;
         let change = event::decode(&key, &value)?;
-        if change.at.revision > revision {
-            // A page ends between two revisions only.
-            if page.events.len() >= limit || bytes >= PAGE_BYTES_MAX || looked_at >= LOOKED_AT_MAX {
-                page.next_revision = change.at.revision;
-                break;
+        if change.at.revision > last.revision {
+            let part = std::mem::replace(&mut last, Part::of(change.at.revision));
+            if !has_room(&page, bytes, &part) {
+                page.next_revision = part.revision;
+                return Ok(page);
             }
-            revision = change.at.revision;
+            bytes += part.bytes;
+            page.events.extend(part.events);
+            if page.events.len() >= limit || bytes >= PAGE_BYTES_MAX || looked_at >= LOOKED_AT_MAX {
+                page.next_revision = last.revision;
+                return Ok(page);
+            }
         }
-        if !ranges.is_empty() && !ranges.iter().any(|range| range.contains(&change.key)) {
-            continue;
+        if ranges.is_empty() || ranges.iter().any(|range| range.contains(&change.key)) {
+            last.show(view, &change, read.previous && change.at.revision > oldest)?;
         }
-        let shown = match change.kind {
-            Kind::Put => put(view, &change)?,
+    }
+    if !has_room(&page, bytes, &last) {
+        page.next_revision = last.revision;
+        return Ok(page);
+    }
+    page.events.extend(last.events);
+    Ok(page)
+}
+
+/// What a page shows of one revision.
+struct Part {
+    revision: u64,
+    events: Vec<v1::Event>,
+    bytes: usize,
+}
+
+impl Part {
+    fn of(revision: u64) -> Self {
+        Self { revision, events: Vec::new(), bytes: 0 }
+    }
+
+    fn show(&mut self, view: &dyn View, change: &event::Event, previous: bool) -> Result<(), EngineError> {
+        let mut shown = match change.kind {
+            Kind::Put => put(view, change)?,
             Kind::Delete => {
-                let record = Record { key: change.key.clone(), mod_revision: revision, ..Record::default() };
+                let record = Record { key: change.key.clone(), mod_revision: self.revision, ..Record::default() };
                 v1::Event { kind: v1::event::Kind::Delete.into(), record: Some(record), previous: None }
             }
         };
-        bytes += shown.record.as_ref().map_or(0, |record| record.key.len() + record.value.len());
-        let mut shown = shown;
+        self.bytes += shown.record.as_ref().map_or(0, |record| record.key.len() + record.value.len());
         // One revision may have replaced more than any answer can hold.
-        if read.previous && bytes < PAGE_BYTES_MAX && revision > oldest {
-            let previous = history::at(view, &change.key, revision.saturating_sub(1))?;
+        if previous && self.bytes < PAGE_BYTES_MAX {
+            let previous = history::at(view, &change.key, self.revision.saturating_sub(1))?;
             let previous = previous.filter(|record| record.version > 0);
-            bytes += previous.as_ref().map_or(0, |record| cost(&change.key, record));
+            self.bytes += previous.as_ref().map_or(0, |record| cost(&change.key, record));
             shown.previous = previous.map(|record| public(change.key.clone(), record));
         }
-        page.events.push(shown);
+        self.events.push(shown);
+        Ok(())
     }
-    Ok(page)
 }
 
 /// A put, with the record as it was right after it.

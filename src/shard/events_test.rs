@@ -8,6 +8,7 @@ use crate::proto::internal::v1::shard_read::{Events, Kind as ReadKind};
 use crate::proto::internal::v1::shard_read_result::{Events as Page, Kind as ResultKind};
 use crate::proto::internal::v1::{Compact, ShardRead};
 use crate::proto::v1::{ErrorCode, KeyRange, event};
+use crate::types::limits::PAGE_BYTES_MAX;
 
 fn read(shard: &Shard, events: Events) -> Result<Page, ErrorCode> {
     let result = super::read::execute(&shard.pairs, &ShardRead { kind: Some(ReadKind::Events(events)) }).unwrap();
@@ -70,6 +71,32 @@ fn a_page_ends_between_two_revisions_only_and_the_next_goes_on_there() {
     }
     assert_eq!(seen, ["+a=1@2", "+b=1@2", "+a=2@3", "-a@4", "+c=1@4", "+a=3@5"]);
     assert_eq!(pages, 4);
+}
+
+#[test]
+fn what_was_replaced_is_left_out_of_no_page_for_what_came_before_it() {
+    let mut shard = Shard::default();
+    let value = |byte: u8| vec![byte; PAGE_BYTES_MAX / 8];
+    // With what it replaced each revision takes three quarters of a page, and the one in between is alone in its.
+    for byte in 1..8 {
+        shard.ok(txn(vec![put(b"a", &value(byte)), put(b"b", &value(byte)), put(b"c", &value(byte))]));
+    }
+    for revision in [9, 10] {
+        let keys: Vec<[u8; 2]> = (0..7).map(|key| [b'k', key]).collect();
+        assert_eq!(shard.ok(txn(keys.iter().map(|key| put(key, &value(9))).collect())).revision, revision);
+    }
+    let (mut from, mut pages) = (3, Vec::new());
+    while from < 11 {
+        let page = read(&shard, Events { from_revision: from, previous: true, ..Events::default() }).unwrap();
+        let revisions: Vec<_> = page.events.iter().map(|event| event.record.as_ref().unwrap().mod_revision).collect();
+        let before = page.events.iter().filter(|event| event.previous.is_some()).count();
+        pages.push((revisions[0], revisions[revisions.len() - 1], revisions.len(), before));
+        from = page.next_revision;
+    }
+    let one = |revision| (revision, revision, 3, 3);
+    // The first of the large ones is new; of the second as much is shown as an answer can hold.
+    let expected = [one(3), one(4), one(5), one(6), one(7), one(8), (9, 9, 7, 0), (10, 10, 7, 4)];
+    assert_eq!(pages, expected);
 }
 
 #[test]

@@ -177,6 +177,11 @@ impl Expiry {
         Some((clock.ttl, clock.end.saturating_duration_since(now)))
     }
 
+    /// Whether a lease has not ended yet, be its time over or not.
+    pub fn holds(&self, id: u64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
     fn expired(&mut self, now: Instant) -> Vec<(u64, u64)> {
         let mut expired = Vec::new();
         for id in first_due(&self.expiries, now) {

@@ -32,6 +32,8 @@ pub struct ShardMachine {
     followed: AtomicBool,
     changes: Mutex<Changes>,
     changed: Notify,
+    /// Whether a step of a compaction, which nobody may see yet, has left something to do.
+    compacts: AtomicBool,
     compaction: Notify,
     hints: Mutex<BlockHints>,
 }
@@ -50,6 +52,7 @@ impl ShardMachine {
             followed: AtomicBool::new(false),
             changes: Mutex::default(),
             changed: Notify::new(),
+            compacts: AtomicBool::new(false),
             compaction: Notify::new(),
             hints: Mutex::default(),
         }
@@ -83,7 +86,8 @@ impl ShardMachine {
         self.changed.notified().await;
     }
 
-    /// Waits until a step of a compaction has left something to do. Cancel safe; for one waiter.
+    /// Waits until a step of a compaction, which views show, has left something to do. Cancel safe; for
+    /// one waiter.
     pub async fn compaction_begun(&self) {
         self.compaction.notified().await;
     }
@@ -106,7 +110,7 @@ impl Apply for ShardMachine {
         *self.hints.lock() = scratch.hints;
         self.publish(scratch.changes);
         if scratch.compacts {
-            self.compaction.notify_one();
+            self.compacts.store(true, Ordering::SeqCst);
         }
         match answer {
             Ok(answer) => Ok(answer),
@@ -122,6 +126,9 @@ impl Apply for ShardMachine {
         }
         if !self.changes.lock().is_empty() {
             self.changed.notify_one();
+        }
+        if self.compacts.swap(false, Ordering::SeqCst) {
+            self.compaction.notify_one();
         }
     }
 }

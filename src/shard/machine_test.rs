@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use prost::Message;
 
 use super::changes::{LeaseTerms, SessionTerms};
 use super::digest::digest;
@@ -288,6 +289,39 @@ fn compaction_takes_bounded_steps_and_gives_the_space_back() {
     assert!(steps > 5, "{steps} steps");
     assert_eq!(shard.pairs.0.len(), base, "{:?}", shard.pairs);
     assert!(!compact(&mut shard, last, 10), "done is done");
+}
+
+#[test]
+fn whatever_was_compacted_before_nothing_of_the_past_is_left() {
+    for (first, step_max) in (2..28).flat_map(|first| [(first, 1), (first, 3), (first, 100)]) {
+        let mut shard = Shard::default();
+        for round in 0..15u8 {
+            shard.ok(txn(vec![put(b"stays", &[round]), put(&[b'a', round % 4], b"v")]));
+            shard.ok(txn(vec![delete(&[b'a', round % 3], b"")]));
+        }
+        compact(&mut shard, first, step_max);
+        let last = shard.ok(txn(vec![put(b"stays", b"!"), delete(b"a", b"b")])).revision;
+        while compact(&mut shard, last, step_max) {}
+        let last = shard.ok(txn(vec![put(b"stays", b"?")])).revision;
+        while compact(&mut shard, last, step_max) {}
+        let mut fresh = Shard::default();
+        fresh.ok(txn(vec![put(b"stays", b"?")]));
+        compact(&mut fresh, 2, 1);
+        assert_eq!(shard.pairs.0.len(), fresh.pairs.0.len(), "first {first}, steps of {step_max}: {:?}", shard.pairs);
+    }
+}
+
+#[test]
+fn who_goes_on_with_a_compaction_is_woken_when_its_step_can_be_seen() {
+    let mut shard = Shard::default();
+    (0..10).for_each(|_| drop(shard.ok(txn(vec![put(b"k", b"v")]))));
+    let step = command(Kind::Compact(Compact { revision: 5, step_max: 1, anew: false }));
+    let mut state = WriteSet::new(&shard.pairs);
+    let at = LogPosition { term: 1, index: 11 };
+    shard.machine.apply(&mut state, at, &step.encode_to_vec().into()).unwrap();
+    assert!(shard.machine.compaction_begun().now_or_never().is_none(), "views do not show it yet");
+    shard.machine.applied(&shard.pairs, at);
+    assert!(shard.machine.compaction_begun().now_or_never().is_some());
 }
 
 #[test]

@@ -21,6 +21,14 @@ pub const TXN_OPERATIONS_MAX: usize = 128;
 pub const TXN_DEPTH_MAX: usize = 16;
 /// Ranges of keys that one page of changes, or one stream of watches, may name.
 pub const WATCH_RANGES_MAX: usize = 10_000;
+/// Shortest time for which a keyspace may keep its history.
+pub const HISTORY_MS_MIN: u64 = 1_000;
+/// Bytes of a shard's newest changes that a node keeps for its watches; who is behind them reads the history.
+pub const RECENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Pages that these changes come in.
+pub const RECENT_PAGES_MAX: usize = 1_024;
+/// How often a watch that asked for it hears that nothing was missed.
+pub const WATCH_PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Operations in a batch request.
 pub const BATCH_OPERATIONS_MAX: usize = 128;
 /// Records in a page.

@@ -62,8 +62,10 @@ pub struct Keyspace {
     pub sharding: Sharding,
     /// Replicas wanted of each shard.
     pub replication_factor: u32,
-    /// Revisions of history kept; 0 keeps all until compacted.
+    /// Newest revisions whose history is kept; 0 sets no number.
     pub history_revisions: u64,
+    /// Milliseconds for which history is kept at least; 0 sets no time.
+    pub history_ms: u64,
     /// It serves nothing any more: its shards are being taken apart.
     pub dropping: bool,
 }

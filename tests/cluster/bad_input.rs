@@ -419,7 +419,7 @@ async fn a_wall_clock_an_hour_off_changes_nothing() {
     // What people see in the logs is the shifted clock: the shift works.
     let hours = cluster.nodes.iter().map(|node| {
         let output = node.output();
-        let line = output.lines().find(|line| line.contains("serving")).unwrap();
+        let line = output.lines().find(|line| line.contains("listening for clients")).unwrap();
         line.get(11..13).unwrap().parse::<i32>().unwrap()
     });
     let hours: Vec<_> = hours.collect();

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use quorate::client::{Client, ErrorCode, Outcome};
+use quorate::proto::etcd::etcdserverpb as etcd;
+use tonic::transport::Endpoint;
 
 use super::harness::{Cluster, SmallDisk, check_filled, eventually, fill, value_of};
 
@@ -103,12 +105,9 @@ async fn flipped_bytes_in_the_engine_are_named_and_never_served() {
     }
     let before = cluster.nodes[0].output().len();
     cluster.nodes[0].start();
-    let leads = async {
-        cluster.wait_ready().await;
-        cluster.move_leader(SHARD, 0).await;
-    };
-    // It may find out before it leads.
-    tokio::time::timeout(std::time::Duration::from_secs(5), leads).await.ok();
+    // Where it leads all is read from it; it may find out, and end, at any time before.
+    let leads = tokio::time::timeout(std::time::Duration::from_secs(5), cluster.move_leader(SHARD, 0));
+    leads.await.ok();
     check_filled(&client, "k", 0..RECORDS, BYTES).await;
     assert_eq!(cluster.nodes[0].wait_exit(), Some(1));
     let said = cluster.nodes[0].output()[before..].to_owned();
@@ -233,6 +232,9 @@ async fn below_the_reserve_growing_writes_are_refused_and_all_else_works() {
         cluster.nodes[0].start();
         cluster.wait_ready().await;
         assert_eq!(fill_disk(&cluster, &client, 0, "k00000007", delete).await, 0);
+        let (_, status, _) = cluster.kvctl(&["endpoint", "status"]);
+        assert!(status.contains("yes (disk full)"), "{status}");
+        assert_eq!(alarms(&cluster).await, (vec![1], "memberID:1 alarm:NOSPACE ".to_owned()));
         cluster.nodes[0].kill();
     }
     cluster.nodes[0].set_flag("--disk-reserve-bytes", "16MiB");
@@ -241,6 +243,16 @@ async fn below_the_reserve_growing_writes_are_refused_and_all_else_works() {
     check_filled(&client, "k", 0..48, 100).await;
     fill(&client, "k", 48..60, 100).await;
     check_filled(&client, "k", 0..60, 100).await;
+    assert_eq!(alarms(&cluster).await, (vec![], String::new()));
+}
+
+/// What etcd's clients hear of the disk: the members with an alarm, and what ails the first.
+async fn alarms(cluster: &Cluster) -> (Vec<u64>, String) {
+    let channel = Endpoint::from_shared(format!("http://{}", cluster.nodes[0].client)).unwrap().connect_lazy();
+    let mut client = etcd::maintenance_client::MaintenanceClient::new(channel);
+    let listed = client.alarm(etcd::AlarmRequest::default()).await.unwrap().into_inner();
+    let status = client.status(etcd::StatusRequest::default()).await.unwrap().into_inner();
+    (listed.alarms.iter().map(|alarm| alarm.member_id).collect(), status.errors.concat())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

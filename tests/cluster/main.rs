@@ -9,6 +9,7 @@
     reason = "real processes are met with real sockets, files and clocks, and tests say what they measured"
 )]
 
+mod bad_etcd_input;
 mod bad_input;
 mod chaos;
 mod damage;
@@ -16,7 +17,9 @@ mod dev;
 #[cfg(feature = "etcd-cases")]
 mod etcd;
 mod harness;
+mod import_etcd;
 mod keyspaces;
+mod locks;
 mod main_job;
 mod members;
 mod pki;
@@ -26,4 +29,5 @@ mod repl;
 #[cfg(feature = "engine-sled")]
 mod sled;
 mod tls;
+mod watch;
 mod writers;

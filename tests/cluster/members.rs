@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quorate::client::{Client, Keys, NodeStanding, ScanOptions};
@@ -11,11 +11,14 @@ use quorate::proto::internal::peer_client::PeerClient;
 use quorate::proto::internal::{HelloRequest, Incarnation};
 use quorate::types::NodeId;
 use quorate::types::map::{ShardMap, Standing};
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 use tonic::transport::Endpoint;
 
 use super::harness::{Cluster, check_filled, eventually, fill};
 
+/// The shard of the keyspace `default`.
+const SHARD: u64 = 2;
 /// Writers of each keyspace.
 const WRITERS: usize = 4;
 
@@ -283,10 +286,68 @@ async fn a_node_that_waits_to_join_stops_when_it_is_told_to() {
     // The member that it asks does not run.
     let at = cluster.add("n2", 0, &[]);
     cluster.nodes[at].start();
-    said_by(&cluster, at, "waiting for the cluster to take this node in").await;
+    said_by(&cluster, at, "not a member of the cluster yet").await;
+    // Who asks it is not kept waiting.
+    let mut stream = tokio::net::TcpStream::connect(&cluster.nodes[at].client).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut [0])).await.expect("an end");
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     let began = Instant::now();
     assert_eq!(cluster.nodes[at].terminate(), Some(0), "{}", cluster.nodes[at].output());
     assert!(began.elapsed().as_secs() < 5, "it took {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_disk_has_no_room_is_no_member_yet() {
+    let mut cluster = Cluster::start(1).await;
+    let at = cluster.add("n2", 0, &["--disk-reserve-bytes", "1048576GiB"]);
+    cluster.nodes[at].start();
+    said_by(&cluster, at, "the disk of this node is full").await;
+    let members = || cluster.kvctl(&["member", "list"]).1;
+    assert!(!members().contains("n2"), "{}", members());
+    assert_eq!(cluster.nodes[at].terminate(), Some(0), "{}", cluster.nodes[at].output());
+    // With room it is taken in.
+    cluster.nodes[at].set_flag("--disk-reserve-bytes", "16MiB");
+    cluster.nodes[at].start();
+    let members = || cluster.kvctl(&["member", "list"]).1;
+    eventually("a second member", || async { members().contains("n2").then_some(()) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_is_refused_leaves_nothing_large_behind() {
+    let mut cluster = Cluster::start(1).await;
+    let at = cluster.add("n1", 0, &[]);
+    let said = cluster.nodes[at].start_in_vain();
+    assert!(said.contains("cannot join: the name"), "{said}");
+    assert!(!cluster.nodes[at].dir.join("BALLAST").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_lost_the_majority_says_so() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    // The one that led stays, and goes on in its belief; so does one that has only followed.
+    for beside in [0, 1] {
+        let stays = (cluster.leader(SHARD).await + beside) % 3;
+        let others: Vec<_> = (0..3).filter(|node| *node != stays).collect();
+        others.iter().for_each(|node| cluster.nodes[*node].kill());
+        let address = cluster.nodes[stays].client.clone();
+        eventually("word of it", || async {
+            let status = client.status(&address).await.ok()?;
+            (!status.ready && status.reason.contains("has no leader")).then_some(())
+        })
+        .await;
+        let (code, _, said) = cluster.kvctl(&["endpoint", "health"]);
+        assert_eq!(code, 5, "{said}");
+        eventually("a list without leaders", || async {
+            let (_, shards, _) = cluster.kvctl(&["shard", "list", "-w", "json"]);
+            let shards: serde_json::Value = serde_json::from_str(&shards).ok()?;
+            let shards = shards["shards"].as_array()?;
+            shards.iter().all(|shard| shard["leader_node_id"] == 0).then_some(())
+        })
+        .await;
+        others.iter().for_each(|node| cluster.nodes[*node].start());
+        cluster.wait_ready().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

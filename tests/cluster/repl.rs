@@ -54,6 +54,16 @@ async fn a_profile_holds_for_commands_and_lines() {
     assert!(complaint.contains("there is no profile `people`") && complaint.contains("kvctl.toml has programs"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_a_line_runs_takes_no_lines_away() {
+    let cluster = Cluster::start(1).await;
+    let script =
+        "lock l -- cat\nlock l -- sh -c 'exit 7'\nput a 1\nwatch a --rev 2 -- sh -c 'cat > /dev/null; exit 3'\ncount\n";
+    let ran = repl(&cluster, &["repl"], script);
+    assert!(text(&ran.stdout).ends_with("OK\n1\n"), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(7), "the worst of all lines: {ran:?}");
+}
+
 #[test]
 fn without_a_terminal_and_a_command_kvctl_says_how_it_is_used() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kvctl"));

@@ -105,7 +105,7 @@ pub(super) fn transaction(transaction: pb::TxnRequest) -> Result<v1::Transaction
 
 fn transaction_at(transaction: pb::TxnRequest, depth: usize) -> Result<v1::Transaction, Known> {
     if depth > TXN_DEPTH_MAX {
-        return Err(error::TOO_MANY_OPERATIONS);
+        return Err(error::TOO_DEEP);
     }
     let operations = |operations: Vec<pb::RequestOp>| {
         operations.into_iter().map(|one| operation(one, depth)).collect::<Result<Vec<_>, _>>()

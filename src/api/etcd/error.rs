@@ -13,6 +13,9 @@ pub(super) const KEY_NOT_FOUND: Known = (Code::InvalidArgument, "etcdserver: key
 pub(super) const VALUE_PROVIDED: Known = (Code::InvalidArgument, "etcdserver: value is provided");
 pub(super) const LEASE_PROVIDED: Known = (Code::InvalidArgument, "etcdserver: lease is provided");
 pub(super) const TOO_MANY_OPERATIONS: Known = (Code::InvalidArgument, "etcdserver: too many operations in txn request");
+/// etcd has no such bound.
+pub(super) const TOO_DEEP: Known =
+    (Code::InvalidArgument, "quorate: transactions are nested at most 16 deep; nest them less deeply");
 pub(super) const DUPLICATE_KEY: Known = (Code::InvalidArgument, "etcdserver: duplicate key given in txn request");
 pub(super) const BAD_SORT: Known = (Code::InvalidArgument, "etcdserver: invalid sort option");
 pub(super) const COMPACTED: Known = (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
@@ -30,6 +33,8 @@ pub(super) const BAD_TRANSFEREE: Known = (Code::FailedPrecondition, "etcdserver:
 pub(super) const BAD_URLS: Known = (Code::InvalidArgument, "etcdserver: given member URLs are invalid");
 pub(super) const URLS_EXIST: Known = (Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
 pub(super) const NOT_LEARNER: Known = (Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+pub(super) const LEARNER_NOT_READY: Known =
+    (Code::FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader");
 pub(super) const NOT_LEADER: Known = (Code::FailedPrecondition, "etcdserver: not leader");
 pub(super) const TIMEOUT: Known = (Code::Unavailable, "etcdserver: request timed out");
 pub(super) const TIMEOUT_LEADER_FAILURE: Known =

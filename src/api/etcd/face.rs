@@ -27,20 +27,43 @@ const REQUIRE_LEADER: &str = "hasleader";
 /// How long a read of what is here waits for what clients were told of here.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
+/// The port of a keyspace by which a request has come in.
+#[derive(Clone)]
+pub(in crate::api) struct Entered {
+    /// The keyspace that is meant where no other is named.
+    pub(in crate::api) keyspace: Arc<str>,
+    /// `host:port` that clients are told to connect to.
+    pub(in crate::api) address: Arc<str>,
+}
+
 /// etcd's services of one node.
 pub(crate) struct Etcd<S> {
     pub(super) service: Arc<S>,
     pub(super) watchers: Watchers,
+    pub(super) watch_progress: Duration,
     told: Arc<Told>,
 }
 
 /// The highest revision of each shard that this node has told a client of.
-type Told = Mutex<BTreeMap<u64, u64>>;
+#[derive(Default)]
+struct Told(Mutex<BTreeMap<u64, u64>>);
+
+impl Told {
+    fn tell(&self, shard: u64, revision: u64) {
+        let mut told = self.0.lock();
+        let highest = told.entry(shard).or_default();
+        *highest = revision.max(*highest);
+    }
+
+    fn highest(&self, shard: u64) -> u64 {
+        self.0.lock().get(&shard).copied().unwrap_or_default()
+    }
+}
 
 impl<S> Clone for Etcd<S> {
     fn clone(&self) -> Self {
         let (service, told) = (Arc::clone(&self.service), Arc::clone(&self.told));
-        Self { service, watchers: self.watchers.clone(), told }
+        Self { service, watchers: self.watchers.clone(), watch_progress: self.watch_progress, told }
     }
 }
 
@@ -49,27 +72,30 @@ pub(super) struct Asked<S> {
     pub(super) service: Arc<S>,
     pub(super) keyspace: String,
     pub(super) deadline: Instant,
+    /// `None` where it came in by the node's ordinary port.
+    pub(super) entered: Option<Entered>,
     told: Arc<Told>,
 }
 
 impl<S: Service> Etcd<S> {
-    pub(in crate::api) fn new(service: Arc<S>, watchers: Watchers) -> Self {
-        Self { service, watchers, told: Arc::default() }
+    pub(in crate::api) fn new(service: Arc<S>, watchers: Watchers, watch_progress: Duration) -> Self {
+        Self { service, watchers, watch_progress, told: Arc::default() }
     }
 
     /// Who asks, before the request is taken apart.
     pub(super) fn asked<Q>(&self, request: &Request<Q>) -> Result<(Asked<S>, Arc<Call>), Status> {
         let call = request.extensions().get::<Arc<Call>>().cloned();
         let call = call.ok_or_else(|| Status::internal("the request reached the service around the gate"))?;
+        let entered = request.extensions().get::<Entered>().cloned();
         let keyspace = match request.metadata().get(KEYSPACE) {
-            None => String::new(),
+            None => entered.as_ref().map_or_else(String::new, |entered| entered.keyspace.to_string()),
             Some(name) => match name.to_str() {
                 Ok(name) => name.to_owned(),
                 Err(_) => return Err(Status::invalid_argument(format!("quorate: {KEYSPACE} is no text"))),
             },
         };
         let (service, told) = (Arc::clone(&self.service), Arc::clone(&self.told));
-        let asked = Asked { service, keyspace, deadline: call.deadline(), told };
+        let asked = Asked { service, keyspace, deadline: call.deadline(), entered, told };
         if requires_leader(request) && asked.shard().is_ok_and(|shard| shard.leader_node_id == 0) {
             return Err(Refused::from(error::NO_LEADER).told(&call));
         }
@@ -177,15 +203,13 @@ impl<S: Service> Asked<S> {
 
     /// Remembers that a client was told of a revision here.
     pub(super) fn tell(&self, shard: u64, revision: u64) {
-        let mut told = self.told.lock();
-        let highest = told.entry(shard).or_default();
-        *highest = revision.max(*highest);
+        self.told.tell(shard, revision);
     }
 
     /// Waits, not for long, until this node's replica shows what clients were told of here: as with etcd, who
     /// writes through a node finds it there at once, also where nobody asks the leader.
     pub(super) async fn catch_up(&self, shard: u64) {
-        let told = self.told.lock().get(&shard).copied().unwrap_or_default();
+        let told = self.told.highest(shard);
         let Some(mut revision) = self.service.watch_revision(shard) else { return };
         let caught_up = revision.wait_for(|revision| revision.0 >= told);
         // Without a leader it may never; then what is here is shown.
@@ -204,7 +228,9 @@ impl<S: Service> Asked<S> {
 
     /// The header of an answer that the shard gave.
     pub(super) fn header_of(&self, header: Option<&v1::ResponseHeader>) -> Option<pb::ResponseHeader> {
-        header.and_then(|header| self.header(header.revision, header.raft_term))
+        let header = header?;
+        self.tell(header.shard_id, header.revision);
+        self.header(header.revision, header.raft_term)
     }
 
     /// The header of an answer about members, which have no revision.
@@ -212,14 +238,32 @@ impl<S: Service> Asked<S> {
         self.local_header().map(|header| pb::ResponseHeader { revision: 0, ..header })
     }
 
-    /// The header of an answer that says nothing of the shard: as this node sees it.
+    /// The header of an answer that says nothing of the shard: as this node sees it. Where no replica is, or one
+    /// that has just come, that is what clients were told of here: no later answer goes back behind it.
     pub(super) fn local_header(&self) -> Option<pb::ResponseHeader> {
         let shard = self.shard().ok()?;
-        self.header(shard.revision, shard.term)
+        self.header(shard.revision.max(self.told.highest(shard.id)), shard.term)
     }
 }
 
 /// A number as etcd knows it.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Told;
+
+    #[test]
+    fn what_clients_were_told_of_a_shard_never_goes_back() {
+        let told = Told::default();
+        assert_eq!(told.highest(7), 0);
+        told.tell(7, 5);
+        // Answers that say nothing of the revision, or come late.
+        told.tell(7, 0);
+        told.tell(7, 4);
+        told.tell(8, 9);
+        assert_eq!((told.highest(7), told.highest(8)), (5, 9));
+    }
 }

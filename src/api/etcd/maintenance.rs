@@ -4,16 +4,14 @@ use bytes::Bytes;
 use tokio_stream::Empty;
 use tonic::{Request, Status};
 
-use super::error;
 use super::face::{Answer, Asked, Etcd, Refused, signed};
+use super::{error, version};
 use crate::node::Service;
 use crate::proto::etcd::etcdserverpb as pb;
 use crate::proto::etcd::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::v1;
 use crate::types::key::{UNBOUNDED, successor};
 
-/// The version of etcd whose API this is: clients choose by it what they ask for.
-const COMPATIBLE: &str = "3.4.0";
 /// Records of a page of those that are hashed.
 const PAGE_RECORDS: u32 = 10_000;
 
@@ -22,9 +20,16 @@ impl<S: Service> Maintenance for Etcd<S> {
     type SnapshotStream = Empty<Result<pb::SnapshotResponse, Status>>;
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Answer<pb::AlarmResponse> {
-        self.run(request, |asked, _| async move {
-            // Nothing has to be disarmed: a full disk refuses writes by itself, and takes them again.
-            Ok(pb::AlarmResponse { header: asked.local_header(), alarms: Vec::new() })
+        self.run(request, |asked, request| async move {
+            let alarm = alarm_of(&asked.service.status());
+            let is_asked_for = |alarm: &pb::AlarmMember| {
+                [0, alarm.member_id].contains(&request.member_id)
+                    && [pb::AlarmType::None, alarm.alarm()].contains(&request.alarm())
+            };
+            // What is asked for to be put out goes on: it ends by itself when there is space again.
+            let is_shown = request.action() == pb::alarm_request::AlarmAction::Get;
+            let alarms = alarm.filter(|alarm| is_shown && is_asked_for(alarm)).into_iter().collect();
+            Ok(pb::AlarmResponse { header: asked.local_header(), alarms })
         })
         .await
     }
@@ -35,15 +40,21 @@ impl<S: Service> Maintenance for Etcd<S> {
             let status = asked.service.status();
             let replica = status.replicas.iter().find(|replica| replica.shard_id == shard.id);
             let replica = replica.cloned().unwrap_or_default();
+            // As etcd writes it.
+            let alarm = alarm_of(&status).map(|alarm| format!("memberID:{} alarm:NOSPACE ", alarm.member_id));
+            let trouble = match replica.leader_node_id {
+                0 => Some(error::NO_LEADER.1.to_owned()),
+                _ => (!status.ready).then_some(status.reason),
+            };
             Ok(pb::StatusResponse {
                 header: asked.local_header(),
-                version: format!("{COMPATIBLE}+quorate.{}", status.version),
+                version: version(&status.version),
                 db_size: signed(status.engine_bytes),
                 leader: replica.leader_node_id,
                 raft_index: replica.last_index,
                 raft_term: replica.term,
                 raft_applied_index: replica.applied_index,
-                errors: if status.ready { Vec::new() } else { vec![status.reason] },
+                errors: trouble.into_iter().chain(alarm).collect(),
                 db_size_in_use: signed(status.engine_bytes),
                 is_learner: replica.role == "learner",
             })
@@ -101,6 +112,12 @@ impl<S: Service> Maintenance for Etcd<S> {
         })
         .await
     }
+}
+
+/// The alarm of this node's disk.
+fn alarm_of(status: &v1::StatusResponse) -> Option<pb::AlarmMember> {
+    let alarm = pb::AlarmMember { member_id: status.node_id, alarm: pb::AlarmType::Nospace.into() };
+    status.disk_full.then_some(alarm)
 }
 
 /// A hash of the records that a revision shows and of their numbers, by what this node's own replica holds.

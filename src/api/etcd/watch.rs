@@ -1,7 +1,8 @@
 //! etcd's Watch service: any number of watches on a stream.
 //!
 //! A stream keeps no event: each watch has the revision that it shows next, and the shard's history says what
-//! there is from there on. So a client that takes nothing costs nothing but its place.
+//! there is from there on; those that are up to date share one read of it. So a client that takes nothing costs
+//! nothing but its place.
 
 mod watches;
 
@@ -29,12 +30,10 @@ use crate::types::limits::REQUEST_TIMEOUT_DEFAULT;
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 /// How often changes are asked for where nothing says that there are some, and whether there is a leader.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// How long the present revision may take to be proven; later this node's own is taken.
+/// How long the present revision may take to be proven. A new watch then begins with this node's own.
 const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Events of one page.
 const PAGE_EVENTS: u32 = 1_000;
-/// How often a watch that asked for it hears of a revision without events, as etcd's default.
-const PROGRESS_EVERY: Duration = Duration::from_secs(600);
 
 #[tonic::async_trait]
 impl<S: Service> Watch for Etcd<S> {
@@ -56,7 +55,8 @@ impl<S: Service> Watch for Etcd<S> {
             requires_leader,
             leaderless_since: None,
             has_failed: false,
-            watches: Watches::default(),
+            owes_progress: false,
+            watches: Watches::new(self.watch_progress),
             out: VecDeque::new(),
         };
         let answers = stream::unfold(Some(watching), async |watching| watching?.step().await);
@@ -77,6 +77,8 @@ struct Watching<S> {
     leaderless_since: Option<Instant>,
     /// The last page could not be read.
     has_failed: bool,
+    /// Progress was asked for, and no leader has proven yet what the present is.
+    owes_progress: bool,
     watches: Watches,
     /// Answers that are ready: those to one request, or to one page of changes.
     out: VecDeque<pb::WatchResponse>,
@@ -98,6 +100,13 @@ impl<S: Service> Watching<S> {
             }
             match self.advance().await {
                 Ok(true) => continue,
+                Ok(false) if self.owes_progress => {
+                    self.ask_progress().await;
+                    self.tell_progress();
+                    if !self.out.is_empty() {
+                        continue;
+                    }
+                }
                 Ok(false) => {}
                 Err(status) => return Some((Err(status), None)),
             }
@@ -116,6 +125,10 @@ impl<S: Service> Watching<S> {
 
     /// Reads a page of changes, if there can be one. Returns whether there is more to do at once.
     async fn advance(&mut self) -> Result<bool, Status> {
+        if self.revision.is_none() {
+            // A replica may have come.
+            self.revision = self.asked.service.watch_revision(self.shard);
+        }
         if let Some(revision) = &mut self.revision {
             // Marked before the state is read: a change in between wakes once more.
             revision.mark_unchanged();
@@ -133,7 +146,13 @@ impl<S: Service> Watching<S> {
             limit: PAGE_EVENTS,
             level: v1::ReadLevel::Local.into(),
         };
-        let read = self.asked.service.events(request, time::now() + REQUEST_TIMEOUT_DEFAULT).await;
+        let deadline = time::now() + REQUEST_TIMEOUT_DEFAULT;
+        // The history says what a new watch cannot have because it was compacted.
+        let read = if self.watches.has_new() {
+            self.asked.service.events(request, deadline).await
+        } else {
+            self.asked.service.changes(request, deadline).await
+        };
         self.has_failed = read.is_err();
         match read {
             Ok(page) => {
@@ -169,8 +188,8 @@ impl<S: Service> Watching<S> {
     }
 
     async fn wait(&mut self) -> Woken {
-        let must_ask = self.revision.is_none() || self.requires_leader || self.has_failed;
-        let nap = if must_ask { ASK_EVERY } else { PROGRESS_EVERY };
+        let must_ask = self.revision.is_none() || self.requires_leader || self.has_failed || self.owes_progress;
+        let nap = if must_ask { ASK_EVERY } else { self.watches.progress_every() };
         let asked = async {
             match &mut self.requests {
                 // A request that cannot be read ends the requests.
@@ -215,22 +234,29 @@ impl<S: Service> Watching<S> {
     async fn take(&mut self, request: pb::WatchRequest) {
         match request.request_union {
             Some(RequestUnion::CreateRequest(create)) => {
-                let present = self.present().await;
+                let present = self.present().await.or_else(|| self.asked.local_header());
                 self.watches.create(create, present.as_ref(), time::now(), &mut self.out);
             }
             Some(RequestUnion::CancelRequest(cancel)) => {
                 let header = self.asked.local_header();
                 self.watches.cancel(cancel.watch_id, header.as_ref(), &mut self.out);
             }
-            Some(RequestUnion::ProgressRequest(_)) => {
-                let present = self.present().await;
-                self.watches.ask_progress(present.as_ref(), &mut self.out);
-            }
+            Some(RequestUnion::ProgressRequest(_)) => self.ask_progress().await,
             None => {}
         }
     }
 
-    /// The header of now: with every write that was acknowledged before, if a leader can prove it.
+    /// Progress is told of a present that is proven: a node that lags would tell the client of less than it was
+    /// shown elsewhere. Until a leader answers it is owed.
+    async fn ask_progress(&mut self) {
+        let present = self.present().await;
+        self.owes_progress = present.is_none();
+        if present.is_some() {
+            self.watches.ask_progress(present.as_ref(), &mut self.out);
+        }
+    }
+
+    /// The header of now, with every write that was acknowledged before; `None` while no leader can prove it.
     async fn present(&self) -> Option<pb::ResponseHeader> {
         let request = v1::TxnRequest {
             target: self.asked.target(),
@@ -238,9 +264,7 @@ impl<S: Service> Watching<S> {
             level: v1::ReadLevel::Follower.into(),
             ..Default::default()
         };
-        match self.asked.service.txn(request, time::now() + PRESENT_TIMEOUT).await {
-            Ok(answer) => self.asked.header_of(answer.header.as_ref()),
-            Err(_) => self.asked.local_header(),
-        }
+        let answer = self.asked.service.txn(request, time::now() + PRESENT_TIMEOUT).await.ok()?;
+        self.asked.header_of(answer.header.as_ref())
     }
 }

@@ -13,6 +13,9 @@ pub(super) fn parse(text: &str) -> Result<Txn, String> {
     let root: Object =
         serde_json::from_str(text).map_err(|error| format!("the transaction is no JSON object: {error}"))?;
     allow(&root, &["compares", "success", "failure"]).map_err(|error| format!("the transaction {error}"))?;
+    if root.values().all(|part| part.as_array().is_some_and(Vec::is_empty)) {
+        return Err("the transaction is empty".to_owned());
+    }
     let mut txn = Txn::new();
     for (at, compare) in list(&root, "compares")?.into_iter().enumerate() {
         txn = txn.when(condition(compare).map_err(|error| format!("compares[{at}] {error}"))?);

@@ -7,6 +7,7 @@ use futures_core::Stream;
 use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
+use super::watch::{WatchStream, inside, watch};
 use super::{Fake, Fault, State, detail, status};
 use crate::proto::v1::admin_server::Admin;
 use crate::proto::v1::cluster_server::Cluster;
@@ -28,7 +29,7 @@ pub(crate) struct Node {
 
 impl Node {
     /// Carries out one request of the key-value API under the script.
-    async fn run<R, A>(
+    pub(super) async fn run<R, A>(
         &self,
         method: &'static str,
         request: Request<R>,
@@ -54,6 +55,7 @@ impl Node {
             let request = request.into_inner();
             self.check_target(&state, target(&request)).and_then(|()| apply(&mut state, request))?
         };
+        self.fake.changed.notify_waiters();
         match fault {
             Some(Fault::LoseAnswer) => {
                 self.fake.net.break_connections(&format!("n{}:1", self.index));
@@ -92,7 +94,7 @@ impl Node {
 }
 
 impl State {
-    fn put(&mut self, key: &Bytes, value: &Bytes) -> Option<Record> {
+    fn put(&mut self, key: &Bytes, value: &Bytes, lease: u64) -> Option<Record> {
         let previous = self.records.get(key).cloned();
         let revision = self.revision;
         let record = Record {
@@ -101,30 +103,33 @@ impl State {
             create_revision: previous.as_ref().map_or(revision, |previous| previous.create_revision),
             mod_revision: revision,
             version: previous.as_ref().map_or(1, |previous| previous.version + 1),
-            lease: 0,
+            lease,
         };
+        self.changed(record.clone(), previous.clone());
         self.records.insert(key.clone(), record);
         previous
     }
 
     fn keys(&self, key: &Bytes, range_end: &Bytes) -> Vec<Bytes> {
-        let inside = |candidate: &&Bytes| match range_end.as_ref() {
-            [] => *candidate == key,
-            [0] => *candidate >= key,
-            end => *candidate >= key && candidate.as_ref() < end,
-        };
-        self.records.keys().filter(inside).cloned().collect()
+        self.records.keys().filter(|candidate| inside(candidate, key, range_end)).cloned().collect()
+    }
+
+    pub(super) fn remove(&mut self, key: &Bytes) -> Option<Record> {
+        let previous = self.records.remove(key)?;
+        let gone = Record { key: key.clone(), mod_revision: self.revision, ..Record::default() };
+        self.changed(gone, Some(previous.clone()));
+        Some(previous)
     }
 
     fn operate(&mut self, operation: &Operation) -> OperationResult {
         let kind = match operation.kind.as_ref().unwrap() {
             operation::Kind::Put(put) => {
-                let previous = self.put(&put.key, &put.value).filter(|_| put.previous);
+                let previous = self.put(&put.key, &put.value, put.lease).filter(|_| put.previous);
                 operation_result::Kind::Put(operation_result::PutResult { previous })
             }
             operation::Kind::Delete(delete) => {
                 let keys = self.keys(&delete.key, &delete.range_end);
-                let gone: Vec<_> = keys.iter().filter_map(|key| self.records.remove(key)).collect();
+                let gone: Vec<_> = keys.iter().filter_map(|key| self.remove(key)).collect();
                 let deleted = gone.len() as u64;
                 let previous = if delete.previous { gone } else { Vec::new() };
                 operation_result::Kind::Delete(operation_result::DeleteResult { deleted, previous })
@@ -132,8 +137,17 @@ impl State {
             operation::Kind::Transaction(_) => unreachable!("clients nest no transactions"),
             operation::Kind::Range(range) => {
                 let keys = self.keys(&range.key, &range.range_end);
-                let records: Vec<_> = keys.iter().map(|key| self.records[key].clone()).collect();
+                let mut records: Vec<_> = keys.iter().map(|key| self.records[key].clone()).collect();
                 let count = records.len() as u64;
+                if range.sort() == v1::range::SortTarget::CreateRevision {
+                    records.sort_by_key(|record| record.create_revision);
+                }
+                if range.reverse {
+                    records.reverse();
+                }
+                let newest = if range.create_revision_max == 0 { u64::MAX } else { range.create_revision_max };
+                records.retain(|record| record.create_revision <= newest);
+                records.truncate(if range.limit == 0 { usize::MAX } else { range.limit as usize });
                 operation_result::Kind::Range(operation_result::RangeResult { records, count, more: false })
             }
         };
@@ -161,6 +175,11 @@ impl State {
         }
         let succeeded = transaction.compares.iter().all(|compare| self.holds(compare));
         let branch = if succeeded { &transaction.success } else { &transaction.failure };
+        for operation in branch {
+            if let Some(operation::Kind::Put(v1::Put { lease: lease @ 1.., .. })) = &operation.kind {
+                self.need_lease(*lease)?;
+            }
+        }
         let changes = branch.iter().any(|operation| !matches!(operation.kind, Some(operation::Kind::Range(_))));
         self.revision += u64::from(changes);
         let results = branch.iter().map(|operation| self.operate(operation)).collect();
@@ -225,6 +244,15 @@ fn sequence(stamp: &Option<SessionStamp>) -> u64 {
 
 #[tonic::async_trait]
 impl Kv for Node {
+    type WatchStream = WatchStream;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<WatchStream>, Status> {
+        if let Some(Fault::Refuse(detail)) = self.admit("watch", &request, 0) {
+            return Err(status(Code::FailedPrecondition, "as scripted", detail));
+        }
+        Ok(watch(self.fake.clone(), request.into_inner()))
+    }
+
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let apply = |state: &mut State, request: GetRequest| {
             Ok(GetResponse { header: Some(state.header()), record: state.records.get(&request.key).cloned() })
@@ -312,8 +340,20 @@ impl Kv for Node {
         Err(Status::unimplemented("not in these tests"))
     }
 
-    async fn compact(&self, _: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
-        Err(Status::unimplemented("not in these tests"))
+    async fn compact(&self, request: Request<v1::CompactRequest>) -> Result<Response<v1::CompactResponse>, Status> {
+        let apply = |state: &mut State, request: v1::CompactRequest| {
+            let refuse =
+                |code| Err(status(Code::OutOfRange, "not this one", detail(code, v1::Outcome::NotApplied, false)));
+            if request.revision > state.revision {
+                return refuse(ErrorCode::FutureRevision);
+            }
+            if request.revision < state.compacted || (request.anew && request.revision == state.compacted) {
+                return refuse(ErrorCode::Compacted);
+            }
+            state.compacted = request.revision;
+            Ok(v1::CompactResponse { header: Some(state.header()) })
+        };
+        self.run("compact", request, 0, apply, |request| request.target.clone()).await
     }
 
     async fn open_session(
@@ -447,6 +487,13 @@ impl Admin for Node {
         &self,
         _: Request<v1::CreateKeyspaceRequest>,
     ) -> Result<Response<v1::CreateKeyspaceResponse>, Status> {
+        Err(Status::unimplemented("the fake has the keyspaces it has"))
+    }
+
+    async fn update_keyspace(
+        &self,
+        _: Request<v1::UpdateKeyspaceRequest>,
+    ) -> Result<Response<v1::UpdateKeyspaceResponse>, Status> {
         Err(Status::unimplemented("the fake has the keyspaces it has"))
     }
 

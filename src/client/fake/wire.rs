@@ -19,6 +19,7 @@ use crate::env::net::{BoxFuture, Listener, Network, Stream};
 use crate::proto::v1::admin_server::AdminServer;
 use crate::proto::v1::cluster_server::ClusterServer;
 use crate::proto::v1::kv_server::KvServer;
+use crate::proto::v1::lease_server::LeaseServer;
 
 const PIPE_BYTES: usize = 1 << 16;
 
@@ -144,6 +145,7 @@ pub(crate) fn serve(net: &MemoryNetwork, address: &str, node: Node) {
     let services = Services {
         kv: KvServer::new(node.clone()),
         cluster: ClusterServer::new(node.clone()),
+        lease: LeaseServer::new(node.clone()),
         admin: AdminServer::new(node),
     };
     let connections = futures_util::stream::unfold(connections, |mut connections| async move {
@@ -158,6 +160,7 @@ pub(crate) fn serve(net: &MemoryNetwork, address: &str, node: Node) {
 struct Services {
     kv: KvServer<Node>,
     cluster: ClusterServer<Node>,
+    lease: LeaseServer<Node>,
     admin: AdminServer<Node>,
 }
 
@@ -176,6 +179,8 @@ impl Service<http::Request<Body>> for Services {
             Box::pin(self.kv.call(request))
         } else if path.starts_with("/quorate.v1.Cluster/") {
             Box::pin(self.cluster.call(request))
+        } else if path.starts_with("/quorate.v1.Lease/") {
+            Box::pin(self.lease.call(request))
         } else {
             Box::pin(self.admin.call(request))
         }

@@ -59,6 +59,7 @@ fn every_key_is_read_from_every_source() {
         "data_dir" => "/x9",
         "client_addr" => "127.0.0.9:1",
         "client_advertise" => "x9:2",
+        "etcd_addr" => "users=127.0.0.9:7",
         "peer_addr" => "127.0.0.9:3",
         "peer_advertise" => "x9:4",
         "cluster" => "n1=127.0.0.1:2380,x9=h:5",
@@ -246,4 +247,27 @@ fn variables_that_are_no_settings() {
         ("PATH", "/bin"),
     ]);
     assert_eq!(resolved(&harmless), resolved(&Sources::default()));
+}
+
+#[test]
+fn further_ports_are_for_keyspaces_each_its_own() {
+    let config = resolved(&flags(&[("etcd_addr", "a=127.0.0.1:3379, b=127.0.0.1:3380")]));
+    assert_eq!(config.etcd_listen, founding(&[("a", "127.0.0.1:3379"), ("b", "127.0.0.1:3380")]));
+    let advertise = ("client_advertise", "node.example:2379");
+    let config = resolved(&flags(&[("etcd_addr", "a=127.0.0.1:3379"), advertise]));
+    assert_eq!(config.etcd_advertise("127.0.0.1:3379"), "node.example:3379");
+    for (wrong, why) in [
+        ("127.0.0.1:3379", "no such pair"),
+        ("=127.0.0.1:3379", "must name a keyspace"),
+        ("A=127.0.0.1:3379", "in a-z 0-9 . _ -"),
+        ("a=127.0.0.1:0", "a port other than 0"),
+        ("a=nonsense", "gives a the address"),
+        ("a=127.0.0.1:3379,b=127.0.0.1:3379", "each address once"),
+        ("a=127.0.0.1:3379,a=127.0.0.1:3380", "twice"),
+        ("a=127.0.0.1:2379", "which client_addr or peer_addr has"),
+        ("a=0.0.0.0:3379", "there is no TLS"),
+    ] {
+        let error = error(&flags(&[("etcd_addr", wrong)]));
+        assert!(error.contains(why), "{wrong}: {error}");
+    }
 }

@@ -1,5 +1,6 @@
 //! TLS of both ports, and the rule that nothing is open to others without it by accident.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::values::{self, Address};
@@ -38,10 +39,17 @@ impl Security {
     }
 
     /// Whoever reaches a port without TLS can read and write everything: that must be meant.
-    pub(super) fn check(&self, client_listen: &str, peer_listen: &str) -> Result<(), ConfigError> {
-        let client = ("client_addr", client_listen, self.client.is_some(), "tls_cert and tls_key");
+    pub(super) fn check(
+        &self,
+        client_listen: &str,
+        etcd_listen: &BTreeMap<String, String>,
+        peer_listen: &str,
+    ) -> Result<(), ConfigError> {
+        let of_clients = |key, address| (key, address, self.client.is_some(), "tls_cert and tls_key");
+        let client = of_clients("client_addr", client_listen);
+        let etcd = etcd_listen.values().map(|address| of_clients("etcd_addr", address.as_str()));
         let peer = ("peer_addr", peer_listen, self.peer.is_some(), "peer_tls_cert, peer_tls_key and peer_tls_ca");
-        for (key, address, tls, files) in [client, peer] {
+        for (key, address, tls, files) in [client, peer].into_iter().chain(etcd) {
             if !tls && !self.insecure && is_open(address) {
                 return Err(ConfigError::Conflict(format!(
                     "{key} is {address}, where others can reach this node, and there is no TLS: set {files}, or listen \

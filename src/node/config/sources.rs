@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use super::ConfigError;
 
 /// Every key, in the order of the documentation.
-pub const SETTINGS: [&str; 30] = [
+pub const SETTINGS: [&str; 32] = [
     "name",
     "data_dir",
     "client_addr",
     "client_advertise",
+    "etcd_addr",
     "peer_addr",
     "peer_advertise",
     "tls_cert",
@@ -29,6 +30,7 @@ pub const SETTINGS: [&str; 30] = [
     "log_format",
     "value_bytes_max",
     "requests_in_flight_max",
+    "watch_progress_ms",
     "heartbeat_ms",
     "election_min_ms",
     "election_max_ms",

@@ -128,6 +128,33 @@ pub(super) fn cluster(text: &str) -> Parsed<BTreeMap<String, String>> {
     Ok(nodes)
 }
 
+/// `keyspace=host:port,…`, to listen on; each keyspace and each address once.
+pub(super) fn keyspaces(text: &str) -> Parsed<BTreeMap<String, String>> {
+    let mut ports = BTreeMap::<String, String>::new();
+    for item in text.split(',').map(str::trim) {
+        let (keyspace, address) = item
+            .split_once('=')
+            .ok_or_else(|| format!("must be a list of keyspace=host:port, but {item:?} is no such pair"))?;
+        let parsed = Address::parse(address).and_then(|parsed| match parsed.port {
+            0 => Err("needs a port other than 0, since clients connect to it".to_owned()),
+            _ => Ok(()),
+        });
+        parsed.map_err(|why| format!("gives {keyspace} the address {address:?}, which {why}"))?;
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-');
+        if keyspace.is_empty() || !keyspace.bytes().all(is_plain) {
+            return Err(format!("must name a keyspace, in a-z 0-9 . _ -, for each address: {item:?}"));
+        }
+        if ports.values().any(|known| known == address) {
+            return Err(format!("must name each address once: {item:?}"));
+        }
+        if ports.insert(keyspace.to_owned(), address.to_owned()).is_some() {
+            return Err(format!("names the keyspace {keyspace} twice"));
+        }
+    }
+    Ok(ports)
+}
+
 /// `key=value,…`
 pub(super) fn labels(text: &str) -> Parsed<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();

@@ -1,5 +1,7 @@
 //! Requests on a shard as a whole: its leases, and its history.
 
+use std::sync::Arc;
+
 use super::{Kv, only_shard, unexpected};
 use crate::env::chance;
 use crate::env::time::Instant;
@@ -9,6 +11,7 @@ use crate::proto::internal::{
     Compact, GrantLease, RevokeLease, command_result, shard_command, shard_read, shard_read_result,
 };
 use crate::proto::v1::{self, ErrorCode};
+use crate::shard::Interval;
 use crate::types::limits::{COMPACTION_STEP, LEASE_ID_MAX};
 
 impl Kv {
@@ -57,6 +60,25 @@ impl Kv {
             }),
             _ => Err(unexpected()),
         }
+    }
+
+    pub(in crate::node) async fn changes(
+        &self,
+        request: v1::EventsRequest,
+        deadline: Instant,
+    ) -> Result<v1::EventsResponse, Failure> {
+        let shard = only_shard(&self.router.map(), request.target.as_ref())?.id;
+        if let Some(near) = self.router.near(shard) {
+            let (from, target) = (request.from_revision, request.target.clone());
+            let read = async |previous| {
+                let whole = v1::EventsRequest { target, from_revision: from, previous, ..Default::default() };
+                self.events(v1::EventsRequest { level: v1::ReadLevel::Local.into(), ..whole }, deadline).await
+            };
+            if let Some(pages) = near.recent.pages(from, request.previous, read).await? {
+                return Ok(asked_for(&request, &pages));
+            }
+        }
+        self.events(request, deadline).await
     }
 
     pub(in crate::node) async fn grant_lease(
@@ -159,4 +181,53 @@ fn begun(mut failure: Failure) -> Failure {
 fn no_lease(lease: u64) -> Failure {
     let message = format!("lease {lease} does not exist, or its time is over: grant another one");
     Failure::refused(ErrorCode::LeaseNotFound, message)
+}
+
+/// What a request asks for of all that has changed.
+fn asked_for(request: &v1::EventsRequest, pages: &[Arc<v1::EventsResponse>]) -> v1::EventsResponse {
+    let ranges: Vec<_> =
+        request.ranges.iter().map(|range| Interval::of_operation(&range.key, &range.range_end)).collect();
+    let is_asked_for = |event: &&v1::Event| {
+        event.record.as_ref().is_some_and(|record| {
+            record.mod_revision >= request.from_revision
+                && (ranges.is_empty() || ranges.iter().any(|range| range.contains(&record.key)))
+        })
+    };
+    let shown = |event: &v1::Event| v1::Event {
+        previous: if request.previous { event.previous.clone() } else { None },
+        ..event.clone()
+    };
+    let last = pages.last();
+    v1::EventsResponse {
+        header: last.and_then(|page| page.header.clone()),
+        events: pages.iter().flat_map(|page| &page.events).filter(is_asked_for).map(shown).collect(),
+        next_revision: last.map_or(request.from_revision, |page| page.next_revision),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_pages_that_all_share_each_gets_what_it_asked_for() {
+        let event = |key: &'static str, mod_revision| {
+            let record = v1::Record { key: key.into(), mod_revision, ..Default::default() };
+            v1::Event { record: Some(record.clone()), previous: Some(record), ..Default::default() }
+        };
+        let page = |events, next_revision| Arc::new(v1::EventsResponse { events, next_revision, header: None });
+        let pages = [page(vec![event("a", 3), event("b", 4)], 5), page(vec![event("a", 5), event("ab", 5)], 6)];
+        let range = |key: &'static str, end: &'static str| v1::KeyRange { key: key.into(), range_end: end.into() };
+        let asked = |from_revision, ranges, previous| {
+            let request = v1::EventsRequest { from_revision, ranges, previous, ..Default::default() };
+            let answer = asked_for(&request, &pages);
+            assert_eq!(answer.next_revision, 6);
+            assert!(answer.events.iter().all(|event| event.previous.is_some() == previous));
+            answer.events.iter().map(|event| event.record.as_ref().unwrap().mod_revision).collect::<Vec<_>>()
+        };
+        assert_eq!(asked(1, vec![], true), [3, 4, 5, 5]);
+        assert_eq!(asked(4, vec![range("a", "")], false), [5]);
+        assert_eq!(asked(4, vec![range("a", "b"), range("b", "")], false), [4, 5, 5]);
+        assert!(asked(6, vec![], false).is_empty());
+    }
 }

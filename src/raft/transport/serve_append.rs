@@ -8,7 +8,7 @@ use openraft::base::BoxStream;
 use parking_lot::Mutex;
 use tonic::{Status, Streaming};
 
-use super::server::{not_read, stopped};
+use super::server::{not_read, note, stopped};
 use crate::env::net::{Fate, FrameKind, Network};
 use crate::env::time;
 use crate::proto::internal as wire;
@@ -57,12 +57,15 @@ fn append(
     frames: Streaming<wire::AppendFrame>,
 ) -> Answers {
     let why = Arc::new(Mutex::new(None));
-    let peers = registry.peers.clone();
+    let (peers, heard) = (registry.peers.clone(), core.clone());
     let requests = requests(net, registry, core.clone(), first, frames, why.clone());
     let answers = core.raft.stream_append(requests).map(move |answer| match answer {
         // What this node acknowledges and the log that proves it go together: a peer that knows
         // of both refuses an older disk.
-        Ok(result) => wire::AppendReply { log_position: peers.position(), ..codec::append_result_to_wire(&result) },
+        Ok(result) => {
+            note(&heard, &result);
+            wire::AppendReply { log_position: peers.position(), ..codec::append_result_to_wire(&result) }
+        }
         Err(fatal) => refused(&stopped(fatal)),
     });
     let last = stream::once(async move { why.lock().take().map(|refusal| refused(&refusal)) });

@@ -278,6 +278,13 @@ pub(super) fn stopped(why: impl ToString) -> Refusal {
     Refusal::new(Code::GroupStopped, why.to_string())
 }
 
+/// Notes that a leader was followed, if it was one.
+pub(super) fn note(core: &Core, result: &AppendResult) {
+    if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+        core.hear();
+    }
+}
+
 async fn heartbeat(core: &Core, request: wire::AppendRequest) -> Result<Reply, Refusal> {
     let request = codec::append_from_wire(request).map_err(not_read)?;
     let previous = request.prev_log_id;
@@ -291,6 +298,7 @@ async fn heartbeat(core: &Core, request: wire::AppendRequest) -> Result<Reply, R
             None => return Err(stopped("nothing conflicts with an empty log")),
         },
     };
+    note(core, &result);
     Ok(Reply::Heartbeat(codec::append_result_to_wire(&result)))
 }
 

@@ -32,6 +32,11 @@ fn prefix(user_key: &[u8]) -> BytesMut {
     key
 }
 
+/// The superseded record of `user_key` written at `revision`, be it a tombstone.
+pub(crate) fn get(view: &dyn View, user_key: &[u8], revision: u64) -> Result<Option<StoredRecord>, EngineError> {
+    Table::History.get(view, &key(user_key, revision))
+}
+
 /// The newest superseded record of `user_key` written at `revision` or before, be it a tombstone.
 pub(crate) fn at(view: &dyn View, user_key: &[u8], revision: u64) -> Result<Option<StoredRecord>, EngineError> {
     let Some(after) = revision.checked_add(1) else { return Ok(None) };
@@ -40,10 +45,10 @@ pub(crate) fn at(view: &dyn View, user_key: &[u8], revision: u64) -> Result<Opti
     newest.map(|(key, value)| Table::History.decode(&key, value)).transpose()
 }
 
-/// Stored keys of the records of `user_key` written before `revision`.
-pub(crate) fn before(view: &dyn View, user_key: &[u8], revision: u64) -> Result<Vec<Bytes>, EngineError> {
+/// Stored key of the newest record of `user_key` written before `revision`.
+pub(crate) fn before(view: &dyn View, user_key: &[u8], revision: u64) -> Result<Option<Bytes>, EngineError> {
     let bounds = Bounds { start: prefix(user_key).freeze(), end: key(user_key, revision) };
-    bounds.scan(view, Direction::Forward).map(|pair| pair.map(|(key, _)| key)).collect()
+    bounds.scan(view, Direction::Reverse).next().transpose().map(|pair| pair.map(|(key, _)| key))
 }
 
 #[cfg(test)]

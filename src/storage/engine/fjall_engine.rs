@@ -10,11 +10,13 @@
 //!   all together pass half of the budget; the other half is for memtables that are being written out.
 //! - A keyspace that is no longer written to keeps journals from being removed: [`rotate_idle`].
 //! - It serves damaged journals, and refuses torn ones: [`journal`] looks first.
+//! - It keeps replaced files until its next flush or compaction: [`remove_replaced`].
 //! - Its sequence numbers fall back at a restart when the last batches were for dropped stores.
 //! - A commit under back-pressure waits for threads that may have failed: only a flush tells.
 //! - It panics on some damage while opening: those panics are caught and become an error.
 //!
 //! [`rotate_idle`]: FjallEngine::rotate_idle
+//! [`remove_replaced`]: FjallEngine::remove_replaced
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -43,6 +45,16 @@ use open::{check_stores, create_keyspace, finish_first_opening, open_database, o
 
 /// The memtables are summed up each time this part of the write buffer was written.
 const MEASURE_SHARE: u64 = 16;
+/// A store is rewritten without what was removed when one in so many of its pairs says that something was; at
+/// least as many more are what was.
+const REMOVED_SHARE: u64 = 4;
+/// fjall looks which snapshots are gone each time that so many more of them are.
+const SNAPSHOTS_PER_LOOK: usize = 10_000;
+/// Smaller stores are not worth it,
+const TIDY_BYTES_MIN: u64 = 16 << 20;
+/// and larger ones would take so long that fjall's own merging, which waits meanwhile, falls behind. There what
+/// was removed goes as writes go on.
+const TIDY_BYTES_MAX: u64 = 4 << 30;
 
 /// The engine on disk.
 ///
@@ -54,6 +66,7 @@ pub struct FjallEngine {
     writer: Mutex<Writer>,
     seen: RwLock<Seen>,
     flushed: Mutex<Flushed>,
+    left: Mutex<BTreeMap<StoreId, Left>>,
     failed: OnceLock<String>,
     // The last two, in this order: fjall waits for its threads when the database goes.
     database: Database,
@@ -77,6 +90,14 @@ struct Seen {
     commits: u64,
     /// Sequence number at which the last of them began.
     last_commit: u64,
+}
+
+/// What rewriting a store could not take away, for the sake of older views.
+#[derive(Clone, Copy, Default)]
+struct Left {
+    removals: u64,
+    /// No view is that old once fjall's watermark is beyond it.
+    seqno: u64,
 }
 
 /// Held by the one who flushes.
@@ -119,15 +140,13 @@ impl FjallEngine {
         let seen = RwLock::new(Seen { stores, snapshot: database.snapshot(), commits: 0, last_commit: mark.seqno });
         let writer = Mutex::new(Writer { next_store, busy, unmeasured_bytes: 0 });
         let flushed = Mutex::new(Flushed { file: mark_file, commits: 0 });
-        Ok(Self { config, files, writer, seen, flushed, failed: OnceLock::new(), database, _lock: lock })
+        let left = Mutex::default();
+        Ok(Self { config, files, writer, seen, flushed, left, failed: OnceLock::new(), database, _lock: lock })
     }
 
     /// Starts to write out the memtables of stores that got no write since the last call, so that
-    /// they keep no journal alive. For a timer of some ten seconds. Returns how many.
-    ///
-    /// # Errors
-    /// When the device refuses.
-    pub fn rotate_idle(&self) -> Result<usize, EngineError> {
+    /// they keep no journal alive. Returns how many.
+    fn rotate_idle(&self) -> Result<usize, EngineError> {
         let mut writer = self.writer.lock();
         self.check_usable()?;
         let stores = self.seen.read().stores.clone();
@@ -162,6 +181,56 @@ impl FjallEngine {
         let mut seen = self.seen.write();
         change(&mut seen);
         seen.snapshot = snapshot;
+    }
+
+    /// Has fjall see which snapshots are gone, which it else learns when a memtable is written out, and
+    /// returns its watermark: what was replaced up to there, nobody can read any more.
+    fn advance_watermark(&self) -> u64 {
+        {
+            let _no_commit = self.writer.lock();
+            // The watermark stays behind the oldest snapshot: that of the readers must be newer than what
+            // fjall itself changed last.
+            let passed_over = self.database.supervisor.seqno.next();
+            self.database.supervisor.snapshot_tracker.publish(passed_over);
+            self.publish(|_| {});
+        }
+        (0..SNAPSHOTS_PER_LOOK).for_each(|_| drop(self.database.snapshot()));
+        self.database.supervisor.snapshot_tracker.get_seqno_safe_to_gc()
+    }
+
+    /// Rewrites a store of which much was removed.
+    fn rewrite(&self, id: StoreId, keyspace: &Keyspace, room: u64) -> Result<(), EngineError> {
+        let removals = keyspace.tree.tombstone_count();
+        let left = self.left.lock().get(&id).copied().unwrap_or_default();
+        let bytes = keyspace.disk_space();
+        let is_much = |removals: u64| removals > 0 && removals * REMOVED_SHARE >= keyspace.approximate_len() as u64;
+        if !is_much(removals) || bytes > room || !(TIDY_BYTES_MIN..=TIDY_BYTES_MAX).contains(&bytes) {
+            return Ok(());
+        }
+        let watermark = self.advance_watermark();
+        if !is_much(removals.saturating_sub(left.removals)) && watermark <= left.seqno {
+            return Ok(());
+        }
+        let seqno = self.database.seqno();
+        keyspace.major_compact().map_err(translate)?;
+        self.left.lock().insert(id, Left { removals: keyspace.tree.tombstone_count(), seqno });
+        let after = keyspace.disk_space();
+        tracing::info!(store = id.0, before = bytes, after, "gave back the space of what was removed");
+        Ok(())
+    }
+
+    /// Removes the files that a flush or a compaction has replaced; fjall leaves that to its next one.
+    fn remove_replaced(&self, stores: &BTreeMap<StoreId, Keyspace>) -> Result<(), EngineError> {
+        if stores.values().all(|keyspace| keyspace.tree.version_free_list_len() == 0) {
+            return Ok(());
+        }
+        let watermark = self.advance_watermark();
+        for keyspace in stores.values() {
+            let path = &keyspace.tree.tree_config().path;
+            let removed = keyspace.tree.get_version_history_lock().maintenance(path, watermark);
+            removed.map_err(|error| translate(error.into()))?;
+        }
+        Ok(())
     }
 
     /// Rotates the largest memtables when all together are over their budget.
@@ -221,6 +290,7 @@ impl Engine for FjallEngine {
         self.publish(|seen| {
             seen.stores.remove(&store);
         });
+        self.left.lock().remove(&store);
         Ok(())
     }
 
@@ -280,6 +350,15 @@ impl Engine for FjallEngine {
         flushed.file.set(FlushMark { journal, seqno }).map_err(|error| self.fail(error.into()))?;
         flushed.commits = commits;
         Ok(())
+    }
+
+    fn tidy(&self, room: u64) -> Result<(), EngineError> {
+        self.rotate_idle()?;
+        let stores = self.seen.read().stores.clone();
+        for (id, keyspace) in &stores {
+            self.rewrite(*id, keyspace, room)?;
+        }
+        self.remove_replaced(&stores)
     }
 
     fn disk_bytes(&self) -> Result<u64, EngineError> {

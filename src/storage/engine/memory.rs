@@ -275,6 +275,10 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn tidy(&self, _: u64) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn disk_bytes(&self) -> Result<u64, EngineError> {
         let state = self.live()?;
         Ok(state.stores.values().map(|store| store.read().bytes()).sum())

@@ -141,6 +141,14 @@ pub trait Engine: Send + Sync + 'static {
     /// When the device refuses; then the process must end.
     fn flush(&self) -> Result<(), EngineError>;
 
+    /// Gives back what takes space and nobody needs any more, as far as this takes at most `room` bytes besides
+    /// for the time being. For a timer of some ten seconds, on a thread of its own: it may take long, and holds
+    /// nobody up.
+    ///
+    /// # Errors
+    /// When the device refuses. What could not be given back stays, and does no harm.
+    fn tidy(&self, room: u64) -> Result<(), EngineError>;
+
     /// Bytes on disk.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! Users and roles while authentication is off: they can be kept, but nobody is asked who they are.
 
-use etcd_client::{Permission, PermissionType, RoleRevokePermissionOptions, UserAddOptions};
+use etcd_client::{Client, ConnectOptions, Permission, PermissionType, RoleRevokePermissionOptions, UserAddOptions};
+use tonic::Code;
 
-use super::answers::{get, put};
+use super::answers::{get, put, refusal};
 use super::target::Target;
 
 /// Users come and go, and change their password.
@@ -88,4 +89,12 @@ pub(crate) async fn off(target: &Target) {
     put(&mut client, "auth/idle", "x").await;
     assert!(get(&mut client, "auth/idle").await.is_some());
     client.user_delete("auth-idle").await.unwrap();
+}
+
+/// A client that brings a name and a password is told that nobody asks for them.
+pub(crate) async fn client_with_a_password(target: &Target) {
+    let options = ConnectOptions::new().with_user("somebody", "secret");
+    let connected = Client::connect(&target.endpoints[..1], Some(options)).await;
+    let refused = refusal(connected);
+    assert_eq!(refused, (Code::FailedPrecondition, "etcdserver: authentication is not enabled".to_owned()));
 }

@@ -1,8 +1,14 @@
 //! The member list, and members that come and go.
 
-use super::answers::revision;
+use std::time::Duration;
+
+use etcd_client::MemberAddOptions;
+use tonic::Code;
+
+use super::answers::{refusal, revision};
 use super::target::Target;
 use super::wire;
+use crate::harness::eventually;
 
 /// Every node lists all of them, with names and addresses; none is a learner.
 pub(crate) async fn member_list(target: &Target) {
@@ -33,6 +39,39 @@ pub(crate) async fn member_list(target: &Target) {
     let mut names: Vec<_> = lists[0].iter().map(|(_, name, _)| name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["n1", "n2", "n3"]);
+}
+
+/// A member that is announced is listed without a name until it comes, can be moved, and goes again.
+pub(crate) async fn announced_member(target: &Target) {
+    let mut client = target.client_of(target.leader().await).await;
+    let urls = ["http://127.0.0.1:1".to_owned()];
+    // etcd wants its members connected for a while, and drops a change that comes before the last one is applied.
+    let added = eventually("added member", || async {
+        let options = MemberAddOptions::new().with_is_learner();
+        let mut client = client.clone();
+        tokio::time::timeout(Duration::from_secs(8), client.member_add(urls.clone(), Some(options))).await.ok()?.ok()
+    })
+    .await;
+    let member = added.member().unwrap();
+    assert_eq!((member.name(), member.peer_urls(), member.client_urls().len()), ("", &urls[..], 0));
+    assert!(member.id() != 0 && member.is_learner());
+    assert_eq!(added.member_list().len(), target.endpoints.len() + 1);
+    let lister = client.clone();
+    let found = async |id: u64| {
+        let list = lister.clone().member_list().await.unwrap();
+        list.members().iter().find(|member| member.id() == id).map(|member| member.peer_urls().to_vec())
+    };
+    assert_eq!(found(member.id()).await.as_deref(), Some(&urls[..]));
+    let refused = client.clone().member_promote(member.id()).await;
+    let words = "etcdserver: can only promote a learner member which is in sync with leader";
+    assert_eq!(refusal(refused), (Code::FailedPrecondition, words.to_owned()));
+    let moved = ["http://127.0.0.1:2".to_owned()];
+    client.member_update(member.id(), moved.clone()).await.unwrap();
+    assert_eq!(found(member.id()).await.as_deref(), Some(&moved[..]));
+    client.member_remove(member.id()).await.unwrap();
+    assert_eq!(found(member.id()).await, None);
+    let refused = client.member_remove(member.id()).await;
+    assert_eq!(refusal(refused), (Code::NotFound, "etcdserver: member not found".to_owned()));
 }
 
 /// The header of a member list names cluster and member, but no revision: members are not keys.

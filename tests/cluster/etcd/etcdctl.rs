@@ -156,12 +156,16 @@ pub(crate) async fn refusals(target: &Target) {
         (&["lease", "revoke", "1234"], &format!("failed to revoke lease (etcdserver: {lease})")),
         (&["lease", "keep-alive", "--once", "1234"], &format!("etcdserver: {lease}")),
         (&["member", "remove", "1234"], "etcdserver: member not found"),
-        (&["auth", "enable"], "etcdserver: root user does not exist"),
         (&["user", "get", "ctl-none"], "etcdserver: user name not found"),
         (&["role", "get", "ctl-none"], "etcdserver: role name not found"),
     ] {
         assert_eq!(refused(target, arguments), message, "{arguments:?}");
     }
+}
+
+/// Authentication cannot be switched on without a user root.
+pub(crate) async fn auth_enable(target: &Target) {
+    assert_eq!(refused(target, &["auth", "enable"]), "etcdserver: root user does not exist");
 }
 
 /// txn reads comparisons and operations, and prints what each did.
@@ -247,7 +251,9 @@ pub(crate) async fn lease(target: &Target) {
     let left = printed(target, &["lease", "timetolive", id]);
     assert!(left.starts_with(&format!("lease {id} granted with TTL(600s), remaining(")), "{left}");
     let left = printed(target, &["lease", "timetolive", id, "--keys"]);
-    assert!(left.ends_with(", attached keys([ctl/lease/a ctl/lease/b])\n"), "{left}");
+    // They come in no order.
+    let orders = ["ctl/lease/a ctl/lease/b", "ctl/lease/b ctl/lease/a"];
+    assert!(orders.iter().any(|keys| left.ends_with(&format!(", attached keys([{keys}])\n"))), "{left}");
     assert_eq!(
         printed(target, &["lease", "keep-alive", "--once", id]),
         format!("lease {id} keepalived with TTL(600)\n")
@@ -361,6 +367,35 @@ pub(crate) async fn endpoints(target: &Target) {
     assert!(json.as_array().unwrap().iter().all(|node| node["health"] == true));
 }
 
+/// What goes to certain endpoints goes there as well when they are named by URL, or found.
+pub(crate) async fn urls(target: &Target) {
+    let urls: Vec<_> = target.endpoints.iter().map(|endpoint| format!("http://{endpoint}")).collect();
+    let of = |urls: &[String], arguments: &[&str]| {
+        let mut command = target.etcdctl_of(urls, arguments);
+        let said = tokio::task::block_in_place(|| run(&mut command, ""));
+        assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
+        said.out
+    };
+    let named = |out: &str| {
+        let mut named: Vec<_> = out.lines().map(|line| line.split(", ").next().unwrap().to_owned()).collect();
+        named.sort_unstable();
+        named
+    };
+    let mut sorted = urls.clone();
+    sorted.sort_unstable();
+    for arguments in [["endpoint", "status"], ["endpoint", "hashkv"]] {
+        assert_eq!(named(&of(&urls, &arguments)), sorted);
+        assert_eq!(named(&of(&urls[..1], &[arguments.as_slice(), &["--cluster"]].concat())), sorted);
+    }
+    let mut done: Vec<_> = urls.iter().map(|url| format!("Finished defragmenting etcd member[{url}]")).collect();
+    assert_eq!(of(&urls, &["defrag"]).lines().collect::<Vec<_>>(), done);
+    let out = of(&urls[..1], &["defrag", "--cluster"]);
+    done.sort_unstable();
+    let mut lines: Vec<_> = out.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, done);
+}
+
 /// endpoint hashkv: nodes that have the same have the same hash.
 pub(crate) async fn hashkv(target: &Target) {
     let mut client = target.client().await;
@@ -374,6 +409,21 @@ pub(crate) async fn hashkv(target: &Target) {
     assert_eq!(endpoints, target.endpoints);
     hashes.dedup_by_key(|(_, hash)| *hash);
     assert_eq!(hashes.len(), 1, "{printed}");
+}
+
+/// endpoint health tells which node is away, and fails.
+pub(crate) async fn health_of_a_dead_node(target: &Target) {
+    let dead = target.follower().await;
+    target.kill(dead);
+    let health = said(target, &["endpoint", "health", "--command-timeout", "2s", "--dial-timeout", "1s"], "");
+    assert_eq!(health.code, Some(1), "{health:?}");
+    let told = format!("{}{}", health.out, health.err);
+    let count = |word: &str| told.lines().filter(|line| line.contains(word)).count();
+    assert_eq!((count(" is healthy: "), count(" is unhealthy: ")), (2, 1), "{told}");
+    assert!(told.lines().any(|line| line.starts_with(&format!("{} is unhealthy: ", target.endpoints[dead]))));
+    assert!(told.ends_with("Error: unhealthy cluster\n"), "{told}");
+    // The others are enough.
+    assert_eq!(printed(target, &["put", "ctl/dead", "x", "--dial-timeout", "10s"]), "OK\n");
 }
 
 /// alarm list and disarm, and defrag.
@@ -435,6 +485,12 @@ pub(crate) async fn users_and_roles(target: &Target) {
     assert_eq!((password.code, &*password.out), (Some(0), "Password updated\n"));
     assert_eq!(printed(target, &["user", "delete", "ctl-other"]), "User ctl-other deleted\n");
     assert!(printed(target, &["role", "list"]).lines().all(|line| line != role));
+}
+
+/// With a name and a password it goes on when it is told that nobody asks for them.
+pub(crate) async fn with_a_password(target: &Target) {
+    assert_eq!(printed(target, &["--user", "somebody:secret", "put", "ctl/user", "x"]), "OK\n");
+    assert_eq!(printed(target, &["--user", "somebody:secret", "get", "ctl/user"]), "ctl/user\nx\n");
 }
 
 /// What it puts is there for other clients, byte by byte.

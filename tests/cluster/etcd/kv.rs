@@ -351,3 +351,21 @@ pub(crate) async fn delete_from_key(target: &Target) {
     assert!(get(&mut client, format!("{prefix}a")).await.is_some());
     client.delete(format!("{prefix}a"), None).await.unwrap();
 }
+
+/// An answer may be far larger than any request.
+pub(crate) async fn large_answers(target: &Target) {
+    let prefix = "kv/large-answer/";
+    let mut client = target.client_of(0).await;
+    for at in 0..8 {
+        put(&mut client, format!("{prefix}{at}"), vec![b'x'; 1 << 20]).await;
+    }
+    let request = wire::RangeRequest {
+        key: prefix.into(),
+        range_end: b"kv/large-answer0".to_vec(),
+        ..wire::RangeRequest::default()
+    };
+    let shown: wire::RangeResponse = wire::call(target, 0, "/etcdserverpb.KV/Range", request).await.unwrap();
+    assert_eq!(shown.kvs.len(), 8);
+    assert!(shown.kvs.iter().all(|kv| kv.value.len() == 1 << 20));
+    client.delete(prefix, Some(DeleteOptions::new().with_prefix())).await.unwrap();
+}

@@ -26,6 +26,7 @@ async fn put_on(client: &mut Client, key: impl AsRef<[u8]>, lease: i64) {
     client.put(key.as_ref(), "leased", Some(PutOptions::new().with_lease(lease))).await.unwrap();
 }
 
+/// The keys that hang on a lease, sorted.
 async fn keys_of(client: &mut Client, lease: i64) -> Vec<String> {
     let options = LeaseTimeToLiveOptions::new().with_keys();
     let answer = client.lease_time_to_live(lease, Some(options)).await.unwrap();
@@ -98,7 +99,7 @@ pub(crate) async fn revoke_deletes_keys(target: &Target) {
     assert_eq!(word(below(&mut client, prefix, GetOptions::new()).await.kvs(), prefix), "c");
 }
 
-/// A lease tells what is left of it, what it was granted, and its keys in their order when asked.
+/// A lease tells what is left of it, what it was granted, and its keys, in no order, when asked.
 pub(crate) async fn time_to_live(target: &Target) {
     let mut client = target.client().await;
     let lease = grant(&mut client, LONG).await;

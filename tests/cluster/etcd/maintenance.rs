@@ -4,6 +4,7 @@ use etcd_client::{AlarmAction, AlarmType, GetOptions};
 
 use super::answers::{below, put, put_letters, revision, word};
 use super::target::Target;
+use super::wire;
 use crate::harness::eventually;
 
 /// Every node tells its version and size, where its log stands, and who leads.
@@ -148,4 +149,13 @@ pub(crate) async fn move_leader_to_itself(target: &Target) {
     let id = client.status().await.unwrap().leader();
     client.move_leader(id).await.unwrap();
     assert_eq!(target.leader().await, leader);
+}
+
+/// The standard health service says that a node serves.
+pub(crate) async fn health(target: &Target) {
+    for node in 0..target.endpoints.len() {
+        let asked = wire::Answer::default();
+        let health: wire::Health = wire::call(target, node, "/grpc.health.v1.Health/Check", asked).await.unwrap();
+        assert_eq!(health.status, 1);
+    }
 }

@@ -2,10 +2,11 @@
 
 use etcd_client::{
     Client, CompactionOptions, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
+    WatchOptions,
 };
 use tonic::Code;
 
-use super::answers::{below, get, put, put_letters, refusal, revision, word};
+use super::answers::{below, get, put, put_letters, refusal, revision, text, word};
 use super::target::Target;
 
 /// The revision that a read tells.
@@ -217,4 +218,36 @@ pub(crate) async fn transaction_with_a_compacted_read(target: &Target) {
     let txn = Txn::new().and_then([TxnOp::put(key, "3", None), TxnOp::get(key, options)]);
     assert_eq!(refusal(client.txn(txn).await), future());
     assert_eq!(now(&mut client).await, at);
+}
+
+/// Puts that come at once through all nodes have a revision each, and leave none out.
+pub(crate) async fn concurrent_puts(target: &Target) {
+    let mut client = target.client_of(0).await;
+    let before = now(&mut client).await;
+    let mut putting = tokio::task::JoinSet::new();
+    for at in 0..60 {
+        let mut client = target.client_of(at % target.endpoints.len()).await;
+        putting.spawn(async move { put(&mut client, format!("revision/at-once/{at}"), "x").await });
+    }
+    let mut made = putting.join_all().await;
+    made.sort_unstable();
+    assert_eq!(made, (before + 1..=before + 60).collect::<Vec<_>>());
+}
+
+/// Who watches from the compacted revision on is shown what came later. etcd has compacted a deletion at that revision
+/// itself, and does not show it; to show it is no worse.
+pub(crate) async fn deletion_at_the_compacted_revision(target: &Target) {
+    let mut client = target.client_of(0).await;
+    let prefix = "revision/tombstone/";
+    put_letters(&mut client, prefix, "ab").await;
+    let deleted = revision(client.delete(format!("{prefix}a"), None).await.unwrap().header());
+    client.compact(deleted, Some(CompactionOptions::new().with_physical())).await.unwrap();
+    put_letters(&mut client, prefix, "c").await;
+    let options = WatchOptions::new().with_prefix().with_start_revision(deleted);
+    let mut watch = client.watch(prefix, Some(options)).await.unwrap();
+    assert!(watch.message().await.unwrap().unwrap().created());
+    let seen = watch.message().await.unwrap().unwrap();
+    let seen: Vec<_> = seen.events().iter().map(|event| event.kv().unwrap()).collect();
+    assert_eq!(text(seen.last().unwrap().key()), format!("{prefix}c"));
+    assert!(seen[..seen.len() - 1].iter().all(|kv| kv.mod_revision() == deleted));
 }

@@ -189,10 +189,8 @@ pub(crate) async fn branches(target: &Target) {
 }
 
 fn inner(answer: &TxnResponse, at: usize) -> TxnResponse {
-    match &answer.op_responses()[at] {
-        TxnOpResponse::Txn(inner) => inner.clone(),
-        other => panic!("{other:?}"),
-    }
+    let TxnOpResponse::Txn(inner) = &answer.op_responses()[at] else { panic!("{answer:?}") };
+    inner.clone()
 }
 
 /// Operations run in order, and each sees those before it; all have one revision.
@@ -291,14 +289,11 @@ pub(crate) async fn repeated_keys(target: &Target) {
     assert!(client.txn(txn).await.unwrap().succeeded());
     let delete = || TxnOp::delete(key, None);
     let answer = client.txn(Txn::new().and_then([delete(), delete()])).await.unwrap();
-    let deleted: Vec<_> = answer
-        .op_responses()
-        .iter()
-        .map(|response| match response {
-            TxnOpResponse::Delete(delete) => delete.deleted(),
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let of_one = |response: &TxnOpResponse| match response {
+        TxnOpResponse::Delete(delete) => Some(delete.deleted()),
+        TxnOpResponse::Put(_) | TxnOpResponse::Get(_) | TxnOpResponse::Txn(_) => None,
+    };
+    let deleted: Vec<_> = answer.op_responses().iter().filter_map(of_one).collect();
     assert_eq!(deleted, [1, 0]);
     // Both branches of one nested transaction, too: only one of them runs.
     let nested = Txn::new().and_then([put_once()]).or_else([put_once()]);
@@ -361,12 +356,10 @@ pub(crate) async fn reads_of_earlier_revisions(target: &Target) {
         TxnOp::get(key, None),
     ]);
     let answer = client.txn(txn).await.unwrap();
-    let values: Vec<_> = answer.op_responses()[1..]
-        .iter()
-        .map(|response| match response {
-            TxnOpResponse::Get(get) => text(get.kvs()[0].value()),
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let of_one = |response: &TxnOpResponse| match response {
+        TxnOpResponse::Get(get) => Some(text(get.kvs()[0].value())),
+        TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+    };
+    let values: Vec<_> = answer.op_responses().iter().filter_map(of_one).collect();
     assert_eq!(values, ["1", "2"]);
 }

@@ -267,3 +267,9 @@ pub(crate) struct Member {
     #[prost(string, tag = "2")]
     pub(crate) name: String,
 }
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Health {
+    #[prost(int32, tag = "1")]
+    pub(crate) status: i32,
+}

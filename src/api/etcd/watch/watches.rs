@@ -1,11 +1,11 @@
 //! The watches of one stream: what each has shown, and what a page of changes means to each. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::PROGRESS_EVERY;
 use crate::api::etcd::convert::record;
 use crate::api::etcd::face::signed;
 use crate::env::time::Instant;
@@ -31,6 +31,8 @@ pub(super) struct Watches {
     next_id: i64,
     /// Revisions at which progress was asked for; each is told when all watches have passed it.
     asked: VecDeque<u64>,
+    /// How often a watch that wants to hears of progress while nothing happens.
+    progress_every: Duration,
 }
 
 struct Watch {
@@ -44,9 +46,24 @@ struct Watch {
     fragment: bool,
     /// When something was last said, if it wants to hear of progress.
     told_at: Option<Instant>,
+    /// It has seen no page yet.
+    is_new: bool,
 }
 
 impl Watches {
+    pub(super) fn new(progress_every: Duration) -> Self {
+        Self { progress_every, ..Self::default() }
+    }
+
+    pub(super) fn progress_every(&self) -> Duration {
+        self.progress_every
+    }
+
+    /// Whether some watch has seen no page yet.
+    pub(super) fn has_new(&self) -> bool {
+        self.watches.values().any(|watch| watch.is_new)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.watches.is_empty()
     }
@@ -114,6 +131,7 @@ impl Watches {
             no_delete: filters(FilterType::Nodelete),
             fragment: create.fragment,
             told_at: create.progress_notify.then_some(now),
+            is_new: true,
         };
         self.watches.insert(id, watch);
         out.push_back(pb::WatchResponse { header, watch_id: id, created: true, ..Default::default() });
@@ -165,6 +183,7 @@ impl Watches {
     ) {
         let events: Vec<_> = page.events.into_iter().map(Shown::of).collect();
         for (&id, watch) in &mut self.watches {
+            watch.is_new = false;
             let wanted = events.iter().filter(|event| watch.wants(event));
             let wanted: Vec<_> = wanted.map(|event| event.to(watch.previous)).collect();
             watch.next = watch.next.max(page.next_revision);
@@ -195,13 +214,15 @@ impl Watches {
     pub(super) fn progress(&mut self, header: Option<&pb::ResponseHeader>, now: Instant, out: &mut Out) {
         let shown = self.next().map_or(u64::MAX, |next| next.saturating_sub(1));
         let present = header.map_or(0, |header| u64::try_from(header.revision).unwrap_or_default());
-        while self.asked.front().is_some_and(|asked| *asked <= shown) {
+        while self.asked.front().is_some_and(|asked| *asked <= shown.min(present)) {
             self.asked.pop_front();
             out.push_back(progress_of(NO_WATCH, header, shown.min(present)));
         }
         for (&id, watch) in &mut self.watches {
             let Some(told_at) = &mut watch.told_at else { continue };
-            if now.saturating_duration_since(*told_at) >= PROGRESS_EVERY && watch.next > present {
+            // A node that lags behind what the watch was shown elsewhere waits until it is there.
+            let is_there = watch.next == present.saturating_add(1);
+            if is_there && now.saturating_duration_since(*told_at) >= self.progress_every {
                 *told_at = now;
                 out.push_back(progress_of(id, header, present));
             }
@@ -268,11 +289,15 @@ fn fragments(response: &pb::WatchResponse, events: Vec<mvccpb::Event>, out: &mut
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::{Out, Watches, pb, v1};
     use crate::env::time;
     use crate::proto::etcd::etcdserverpb::watch_create_request::FilterType;
+
+    const PROGRESS_EVERY: Duration = Duration::from_secs(600);
 
     fn header(revision: i64) -> pb::ResponseHeader {
         pb::ResponseHeader { revision, ..Default::default() }
@@ -345,10 +370,39 @@ mod tests {
         watches.progress(Some(&header(7)), time::now(), &mut out);
         assert!(out.is_empty(), "3 to 7 may still come");
         show(&mut watches, page(Vec::new(), 8));
+        watches.progress(Some(&header(6)), time::now(), &mut out);
+        assert!(out.is_empty(), "this node has not come to 7 itself");
         watches.progress(Some(&header(7)), time::now(), &mut out);
         assert_eq!((out[0].watch_id, out[0].header.unwrap().revision), (-1, 7));
         watches.progress(Some(&header(7)), time::now(), &mut out);
         assert_eq!(out.len(), 1, "told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_to_hears_of_progress_when_nothing_happens() {
+        let mut watches = Watches::new(PROGRESS_EVERY);
+        let mut out = Out::new();
+        for (key, progress_notify) in [("a", true), ("a", false), ("b", true)] {
+            let key = Bytes::from_static(key.as_bytes());
+            let create = pb::WatchCreateRequest { key, progress_notify, ..Default::default() };
+            watches.create(create, Some(&header(5)), time::now(), &mut out);
+        }
+        out.clear();
+        let told = |watches: &mut Watches, present| {
+            let mut out = Out::new();
+            watches.progress(Some(&header(present)), time::now(), &mut out);
+            out.iter().map(|answer| (answer.watch_id, answer.header.unwrap().revision)).collect::<Vec<_>>()
+        };
+        time::sleep(PROGRESS_EVERY / 2).await;
+        watches.show(page(vec![event("a", 6, true)], 7), Some(&header(6)), time::now(), &mut out);
+        assert_eq!(told(&mut watches, 6), []);
+        time::sleep(PROGRESS_EVERY / 2).await;
+        assert_eq!(told(&mut watches, 6), [(2, 6)], "the first was told of an event meanwhile");
+        assert_eq!(told(&mut watches, 6), [], "once");
+        time::sleep(PROGRESS_EVERY / 2).await;
+        assert_eq!(told(&mut watches, 7), [], "7 was not shown yet");
+        assert_eq!(told(&mut watches, 5), [], "a replica that has fallen back");
+        assert_eq!(told(&mut watches, 6), [(0, 6)]);
     }
 
     #[test]

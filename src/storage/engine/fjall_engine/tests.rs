@@ -101,6 +101,13 @@ fn tables(engine: &FjallEngine) -> usize {
     engine.seen.read().stores.values().map(|store| store.table_count()).sum()
 }
 
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| if entry.path().is_dir() { bytes_below(&entry.path()) } else { entry.metadata().unwrap().len() })
+        .sum()
+}
+
 fn written_out(batches: u32) -> (tempfile::TempDir, StoreId) {
     let dir = tempfile::tempdir().unwrap();
     let engine = open(dir.path()).unwrap();
@@ -233,6 +240,54 @@ fn sequence_numbers_ascend_although_the_last_batches_were_for_a_dropped_store() 
         let view = open(dir.path()).unwrap().view(kept).unwrap();
         assert_eq!(view.get(b"k").unwrap().as_deref(), Some([round].as_slice()));
     }
+}
+
+#[test]
+fn the_space_of_what_was_removed_comes_back() {
+    const ROUNDS: u8 = 24;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path()).unwrap();
+    let store = engine.create_store().unwrap();
+    // What cannot be packed.
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u8::try_from(state >> 56).unwrap()
+    };
+    for round in 0..ROUNDS {
+        let value: Vec<u8> = (0..1 << 20).map(|_| noise()).collect();
+        put(&engine, store, &[round], &value);
+    }
+    // What the disk says, not fjall.
+    let files = engine.seen.read().stores[&store].tree.tree_config().path.clone();
+    let space = || bytes_below(&files);
+    let write_out = || {
+        engine.rotate_idle().unwrap();
+        engine.rotate_idle().unwrap();
+        wait_until("the memtable's end", || engine.seen.read().stores[&store].tree.sealed_memtable_count() == 0);
+    };
+    write_out();
+    assert!(space() > 20 << 20, "{}", space());
+    engine.tidy(u64::MAX).unwrap();
+    assert!(engine.left.lock().is_empty(), "nothing was removed");
+    let view = engine.view(store).unwrap();
+    for round in 1..ROUNDS {
+        engine.commit(Batch { writes: vec![(store, Bytes::from(vec![round]), None)] }).unwrap();
+    }
+    write_out();
+    engine.tidy(1 << 20).unwrap();
+    assert!(space() > 20 << 20, "there is no room for it");
+    engine.tidy(u64::MAX).unwrap();
+    assert_eq!(view.get(&[7]).unwrap().unwrap().len(), 1 << 20, "a view keeps what it shows");
+    let tried = engine.left.lock()[&store].seqno;
+    engine.tidy(u64::MAX).unwrap();
+    assert_eq!(engine.left.lock()[&store].seqno, tried, "what the view needs is not tried again and again");
+    drop(view);
+    engine.tidy(u64::MAX).unwrap();
+    assert!(space() < 3 << 20, "nothing is in the way, and nothing more needs to happen: {}", space());
+    let left = engine.view(store).unwrap();
+    assert_eq!(left.get(&[0]).unwrap().unwrap().len(), 1 << 20);
+    assert!(left.get(&[7]).unwrap().is_none());
 }
 
 #[test]
