@@ -52,6 +52,12 @@ impl Chance {
         &items[at]
     }
 
+    /// The same, to be changed.
+    pub(crate) fn pick_mut<'a, T>(&self, items: &'a mut [T]) -> &'a mut T {
+        let at = usize::try_from(self.below(items.len() as u64)).unwrap_or(0);
+        &mut items[at]
+    }
+
     /// A part of `items` with `count` of them, in random order.
     pub(crate) fn sample<T: Clone>(&self, items: &[T], count: usize) -> Vec<T> {
         let mut left = items.to_vec();

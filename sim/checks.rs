@@ -1,12 +1,16 @@
-//! Tests of what the simulator concludes from: its checker of linearizability, its invariants, its
-//! mutants. They need no cluster. The target `sim` has a `main` of its own and runs no tests.
+//! Tests of what the simulator concludes from: its checker of linearizability, its judges of watches and
+//! locks, its invariants, its mutants. They need no cluster. The target `sim` has a `main` of its own and
+//! runs no tests.
 
 #![allow(dead_code, reason = "the simulator uses the rest of these modules")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step fails the test")]
 
 mod chance;
+mod fencing;
 mod history;
+mod leased;
 mod linear;
+mod watched;
 
 #[cfg(test)]
 #[path = "linear/brute.rs"]
@@ -14,6 +18,10 @@ mod brute;
 #[cfg(test)]
 #[path = "linear/cases_test.rs"]
 mod cases_test;
+#[cfg(test)]
+mod fencing_test;
+#[cfg(test)]
+mod leased_test;
 #[cfg(test)]
 mod mutants_test;
 #[cfg(test)]
@@ -25,6 +33,12 @@ mod random_test;
 #[cfg(test)]
 #[path = "linear/stale_test.rs"]
 mod stale_test;
+#[cfg(test)]
+#[path = "watched/ledger_test.rs"]
+mod watched_ledger_test;
+#[cfg(test)]
+#[path = "watched/view_test.rs"]
+mod watched_view_test;
 
 mod invariant {
     mod commit_on_a_quorum;

@@ -15,8 +15,10 @@ mod chance;
 mod commands;
 mod converge;
 mod fault;
+mod fencing;
 mod history;
 mod invariant;
+mod leased;
 mod linear;
 mod many;
 mod mutants;
@@ -30,6 +32,7 @@ mod scenario;
 mod shrink;
 mod total;
 mod trace;
+mod watched;
 mod workload;
 mod world;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Bugs that the simulator must be able to notice.
-const REQUIRED: [&str; 15] = [
+const REQUIRED: [&str; 24] = [
     "append-before-sync",
     "vote-before-durable",
     "read-without-index",
@@ -22,6 +22,15 @@ const REQUIRED: [&str; 15] = [
     "truncation-not-durable",
     "older-disk-accepted",
     "timeout-not-applied",
+    "watch-skips-a-revision",
+    "watch-splits-a-revision",
+    "watch-over-a-gap",
+    "watch-progress-overtakes",
+    "key-stays-under-its-old-lease",
+    "lock-without-order",
+    "unlock-of-another",
+    "compaction-takes-what-is-needed",
+    "history-kept-too-short",
 ];
 
 fn root() -> PathBuf {

@@ -6,6 +6,9 @@ use crate::chance::Chance;
 use crate::fault::{KINDS, Kind};
 use crate::workload;
 
+/// Runs that have a given workload, in percent. With more of them a run shows more and takes longer.
+const WORKLOAD_PERCENT: u64 = 35;
+
 /// The shape of a cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Topology {
@@ -80,8 +83,9 @@ impl Plan {
         let faults_until =
             if chance.percent(2) { chance.millis(60_000, 180_000) } else { chance.millis(22_000, 32_000) };
         let workloads = draw_workloads(&chance);
-        if workloads.contains(&"keyspaces") && topology.nodes.len() > 3 {
-            // Their replicas move when some are dropped.
+        let makes_some = ["keyspaces", "watches of a short history"].iter().any(|name| workloads.contains(name));
+        if makes_some && topology.nodes.len() > 3 {
+            // Replicas of keyspaces move when some are made or dropped.
             topology.frail.clear();
         }
         let think_ms = *chance.pick(&[80, 250, 600, 1_500]);
@@ -142,16 +146,17 @@ impl Topology {
         let spares = (1..=spares).map(|number| format!("s{number}")).collect();
         let slowest = *chance.pick(&[2, 5, 5, 20, 50]);
         let latency = (Duration::from_micros(200), Duration::from_millis(slowest));
-        let log_segment_bytes = *chance.pick(&[128 << 10, 256 << 10, 1 << 20]);
+        let log_segment_bytes = *chance.pick(&[128 << 10, 256 << 10, 1 << 20, 4 << 20]);
         let log_entries_kept = *chance.pick(&[64, 64, 100, 200, 8_192]);
         let snapshot_chunk_bytes = *chance.pick(&[256, 1 << 10, 256 << 10]);
         Self { nodes, frail, spares, latency, log_segment_bytes, log_entries_kept, snapshot_chunk_bytes }
     }
 }
 
-/// Most runs have most workloads: each leaves some room for the others.
+/// Most runs have several workloads: each leaves some room for the others.
 fn draw_workloads(chance: &Chance) -> Vec<&'static str> {
-    let mut drawn: Vec<_> = workload::ALL.iter().map(|(name, _)| *name).filter(|_| chance.percent(45)).collect();
+    let mut drawn: Vec<_> =
+        workload::ALL.iter().map(|(name, _)| *name).filter(|_| chance.percent(WORKLOAD_PERCENT)).collect();
     if drawn.is_empty() {
         drawn = vec![chance.pick(workload::ALL).0];
     }

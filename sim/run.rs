@@ -131,6 +131,7 @@ impl<'a> Run<'a> {
             seen: self.seen.clone(),
             endpoints: self.world.endpoints(),
             is_static: self.plan.topology.spares.is_empty(),
+            entry_bytes_max: self.plan.topology.log_segment_bytes / 2,
             until: self.plan.faults_until,
             operations_max: self.plan.operations_max,
             think_ms: self.plan.think_ms,

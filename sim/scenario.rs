@@ -236,6 +236,115 @@ pub(crate) const ALL: &[Scenario] = &[
             ..calm(511_177)
         },
     },
+    Scenario {
+        name: "progress-without-a-replica",
+        about: "A node without a replica of the shard told its watches of progress up to revision 0, which was long \
+            past: who waited there for a revision waited for ever.",
+        plan: || Plan {
+            topology: Topology { nodes: (1..=5).map(|number| format!("n{number}")).collect(), ..three_nodes() },
+            workloads: vec!["watches"],
+            faults_until: Duration::from_secs(10),
+            think_ms: 80,
+            ..calm(2)
+        },
+    },
+    Scenario {
+        name: "progress-at-a-node-that-lags",
+        about: "After all nodes had been killed a node that had not caught up yet, and could not ask a leader, told a \
+            watch that came from another node of progress up to a revision long before what it had been shown.",
+        plan: || Plan {
+            topology: Topology {
+                nodes: (1..=4).map(|number| format!("n{number}")).collect(),
+                spares: vec!["s1".to_owned()],
+                frail: Vec::new(),
+                log_segment_bytes: 256 << 10,
+                log_entries_kept: 64,
+                snapshot_chunk_bytes: 256,
+                ..three_nodes()
+            },
+            workloads: vec!["register", "keys with a time to live", "watches of a short history", "leases"],
+            faults: vec![
+                fault("snapshot", 1_080, 11_498, 0xe498_c8ea_9465_9208),
+                fault("kill all", 4_181, 5_264, 0xa191_43d9_3831_f9da),
+            ],
+            faults_until: Duration::from_millis(10_029),
+            operations_max: 5,
+            think_ms: 80,
+            ..calm(660_001)
+        },
+    },
+    Scenario {
+        name: "operation-to-a-node-that-leaves",
+        about: "A replica was on its way to a node that had gone for good, and another took that one's place: the \
+            operation waited for ever for a node that nobody expected back.",
+        plan: || Plan {
+            topology: Topology {
+                nodes: (1..=7).map(|number| format!("n{number}")).collect(),
+                spares: vec!["s1".to_owned()],
+                frail: Vec::new(),
+                latency: (Duration::from_micros(200), Duration::from_millis(20)),
+                log_segment_bytes: 256 << 10,
+                log_entries_kept: 64,
+                snapshot_chunk_bytes: 256 << 10,
+            },
+            workloads: vec!["register"],
+            faults: vec![
+                fault("power cut in mid-write", 1_636, 4_715, 0xccb3_bd2a_8edd_ac94),
+                fault("replace", 19_134, 25_197, 0x6a9b_d65b_3fdf_b556),
+                fault("power cut in mid-write", 19_724, 21_975, 0xef85_e9f6_be67_bfc0),
+                fault("operate", 21_736, 25_331, 0xe7da_0153_5c6c_5e82),
+            ],
+            faults_until: Duration::from_millis(73_439),
+            operations_max: 2,
+            think_ms: 80,
+            ..calm(670_101)
+        },
+    },
+    Scenario {
+        name: "disk-full-before-it-joined",
+        about: "Others filled the disk of a node that waited to be taken in, and had held nothing back: once it was a \
+            member it found no room for its log, and ended.",
+        plan: || Plan {
+            topology: Topology {
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned(), "s2".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(20)),
+                log_segment_bytes: 1 << 20,
+                log_entries_kept: 64,
+                snapshot_chunk_bytes: 1 << 10,
+                ..three_nodes()
+            },
+            workloads: vec!["leases"],
+            faults: vec![
+                fault("replace", 2_959, 7_061, 0x03ce_8a70_5530_9113),
+                fault("full disk", 3_900, 7_930, 0x41af_5e87_d8f6_f3c4),
+            ],
+            faults_until: Duration::from_millis(9_000),
+            operations_max: 2,
+            think_ms: 250,
+            ..calm(7_001_676_456_667)
+        },
+    },
+    Scenario {
+        name: "records-before-in-a-full-page",
+        about: "A page of changes that was filled by other revisions left out what the last one had replaced: a watch \
+            with prev_kv got events without it.",
+        plan: || Plan {
+            topology: Topology {
+                frail: Vec::new(),
+                spares: vec!["s1".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(2)),
+                log_segment_bytes: 4 << 20,
+                log_entries_kept: 200,
+                ..three_nodes()
+            },
+            workloads: vec!["watches"],
+            faults_until: Duration::from_millis(25_265),
+            operations_max: 50,
+            think_ms: 80,
+            ..calm(720_092)
+        },
+    },
 ];
 
 /// A fault of a kind, with the seed of its own choices.

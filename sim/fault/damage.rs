@@ -92,7 +92,7 @@ fn victim(chance: &Chance, world: &mut World, at_rest: bool) -> Option<String> {
 pub(crate) const FLIP: Kind = Kind {
     name: "flipped bits",
     counts: &[FLIPPED],
-    weight: 1,
+    weight: 4,
     lasts_ms: (50, 3_000),
     make: |chance| Box::new(Damage { chance, damage: flip, name: None }),
 };

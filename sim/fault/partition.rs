@@ -31,6 +31,9 @@ pub(crate) const BRIDGE: Kind = Kind {
     make: |chance| make(chance, Shape::Bridge),
 };
 
+/// The metadata group, and the shard of `default`.
+const LED: [u64; 2] = [1, 2];
+
 #[derive(Clone, Copy)]
 enum Shape {
     Symmetric,
@@ -53,22 +56,25 @@ struct Partition {
 
 impl Partition {
     fn draw(&self, world: &World) -> Vec<(String, String)> {
-        // The leader matters most, so it comes first half of the time.
+        // The leaders matter most, so one of them comes first half of the time.
         let mut names = self.chance.sample(&world.names(), usize::MAX);
-        if let Some(leader) = world.meta_leader().filter(|_| self.chance.percent(50)) {
-            names.retain(|name| *name != leader);
-            names.insert(0, leader);
+        let leader = world.leader_of(*self.chance.pick(&LED)).filter(|_| self.chance.percent(50));
+        if let Some(leader) = &leader {
+            names.retain(|name| name != leader);
+            names.insert(0, leader.clone());
         }
         let whole = names.len() as u64;
         match self.shape {
             Shape::Symmetric => {
-                let (left, right) = split(&names, self.chance.between(1, whole));
+                // One that is cut off alone, but not from clients, believes to lead for as long as that lasts.
+                let is_alone = leader.is_some() && self.chance.percent(60);
+                let (left, right) = split(&names, if is_alone { 1 } else { self.chance.between(1, whole) });
                 let [mut left, mut right] = [left.to_vec(), right.to_vec()];
-                for client in CLIENT_HOSTS {
+                for client in CLIENT_HOSTS.iter().filter(|_| !is_alone) {
                     // Some clients are on one side, the others see both.
                     match self.chance.below(4) {
-                        0 => left.push(client.to_owned()),
-                        1 => right.push(client.to_owned()),
+                        0 => left.push((*client).to_owned()),
+                        1 => right.push((*client).to_owned()),
                         _ => {}
                     }
                 }

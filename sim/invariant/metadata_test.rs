@@ -20,6 +20,7 @@ fn map(version: u64, spans: &[(u64, Span, u64)]) -> ShardMap {
         replication_factor: 3,
         dropping: false,
         history_revisions: 0,
+        history_ms: 0,
     };
     let shard = |(group, span, epoch): &(u64, Span, u64)| {
         let group = GroupId(*group);

@@ -17,8 +17,11 @@ use crate::world::net::NetworkState;
 
 mod bank;
 mod counter;
+mod etcd;
 mod history;
 mod keyspaces;
+mod leases;
+mod locks;
 mod marks;
 mod metadata;
 mod outcome;
@@ -26,6 +29,7 @@ mod pinned;
 mod register;
 mod set;
 mod ttl;
+mod watches;
 
 /// A future of the simulation's one thread.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -53,6 +57,10 @@ pub(crate) const ALL: &[(&str, Make)] = &[
     ("keys with a time to live", ttl::make),
     ("metadata", metadata::make),
     ("keyspaces", keyspaces::make),
+    ("watches", watches::make),
+    ("watches of a short history", watches::make_short),
+    ("leases", leases::make),
+    ("locks", locks::make),
 ];
 
 /// What a workload's tasks need.
@@ -62,6 +70,8 @@ pub(crate) struct Setup {
     pub(crate) endpoints: Vec<String>,
     /// No node joins or leaves.
     pub(crate) is_static: bool,
+    /// Longest entry that a node's log takes.
+    pub(crate) entry_bytes_max: u64,
     /// Clients begin no operation after this much simulated time.
     pub(crate) until: Duration,
     /// Operations that one client may begin; lowered to shrink a failure.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use quorate::api::Api;
@@ -24,6 +25,8 @@ use crate::report::Seen;
 /// Pause before a process that ended by itself is started again, as a supervisor would.
 const RESTART_PAUSE_MS: u64 = 700;
 
+/// How often a watch hears of progress while nothing happens: often enough for a run to see it.
+const WATCH_PROGRESS_MS: u64 = 700;
 /// What a process says that was asked to end.
 const STOPPED: &str = "stopped in good order";
 
@@ -114,6 +117,7 @@ impl Machine {
         config.log_segment_bytes = topology.log_segment_bytes;
         config.log_entries_kept = topology.log_entries_kept;
         config.snapshot_chunk_bytes = topology.snapshot_chunk_bytes;
+        config.watch_progress_ms = WATCH_PROGRESS_MS;
         Self {
             name: name.to_owned(),
             config: RefCell::new(config),
@@ -267,7 +271,8 @@ pub(super) async fn serve(machine: Rc<Machine>) -> turmoil::Result {
 
 async fn run(machine: &Machine) -> Result<std::convert::Infallible, String> {
     let config = machine.config.borrow().clone();
-    let requests_in_flight_max = config.requests_in_flight_max;
+    let (requests_in_flight_max, watch_progress) =
+        (config.requests_in_flight_max, Duration::from_millis(config.watch_progress_ms));
     let env = super::env(&machine.name, &machine.network, machine.disk.borrow().clone());
     let listener = env.net.listen(&config.client_listen).await.map_err(|error| error.to_string())?;
     let stores = machine.stores.borrow().clone();
@@ -275,9 +280,11 @@ async fn run(machine: &Machine) -> Result<std::convert::Infallible, String> {
     let node = Box::pin(Node::start(config, env, open)).await.map_err(|error| error.to_string())?;
     machine.node.replace(Some(node.clone()));
     let api = Api {
+        keyspaces: Vec::new(),
         service: Arc::new(node.clone()),
         telemetry: Arc::new(Telemetry::default()),
         requests_in_flight_max,
+        watch_progress,
         tls: None,
     };
     tokio::select! {
