@@ -368,6 +368,13 @@ async fn malformed_requests_are_named() {
     }
 }
 
+#[tokio::test]
+async fn a_cluster_that_is_not_founded_has_no_list_of_members_for_etcds_clients() {
+    let (status, _) = raw("/etcdserverpb.Cluster/MemberList", &[], framed(b"")).await;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("no list of members yet"), "{status:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_that_misses_its_deadline_is_answered_for() {
     for (path, request, outcome) in [

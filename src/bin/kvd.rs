@@ -274,7 +274,9 @@ fn runtime() -> anyhow::Result<Runtime> {
 
 fn start_logging(config: &NodeConfig) {
     let filter = EnvFilter::new(&config.log_filter);
-    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Where nobody reads it any more, a line is lost; a complaint of that, at the same place, would be a panic.
+    let logger =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => logger.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => logger.json().init(),

@@ -187,6 +187,22 @@ async fn the_deadline_is_kept_and_told_to_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_attempt_that_the_deadline_cut_short_does_not_hide_what_came_before() {
+    let fake = Fake::start(1);
+    let client = fake.client(TIMEOUT).await;
+    client.get("k").await.unwrap();
+    fake.elect(0);
+    let hang = async {
+        time::sleep(TIMEOUT - Duration::from_secs(1)).await;
+        fake.elect(1);
+        fake.fault("get", Fault::Hang);
+    };
+    let (got, ()) = tokio::join!(client.get("k"), hang);
+    let error = got.unwrap_err();
+    assert_eq!((error.outcome, error.code), (Outcome::NotApplied, ErrorCode::NoLeader), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_swallows_connections_is_left_alone() {
     let fake = Fake::start(2);
     fake.elect(2);

@@ -447,3 +447,16 @@ async fn a_wall_clock_an_hour_off_changes_nothing() {
     assert!(client.get("lasting").await.unwrap().is_some());
     is_well(&mut cluster).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_output_nobody_reads_goes_on_and_stops_in_order() {
+    let mut cluster = Cluster::new(1, &[]);
+    cluster.nodes[0].start_unread();
+    cluster.wait_ready().await;
+    let client = cluster.client().await;
+    fill(&client, "k", 0..10, 100).await;
+    assert_eq!(cluster.nodes[0].terminate(), Some(0));
+    cluster.start_all();
+    cluster.wait_ready().await;
+    check_filled(&client, "k", 0..10, 100).await;
+}

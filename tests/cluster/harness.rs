@@ -58,8 +58,18 @@ impl Node {
 
     /// Starts the process.
     pub(crate) fn start(&mut self) {
-        assert!(self.child.is_none(), "{} runs already", self.name);
         let out = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        self.launch(out.try_clone().unwrap().into(), out.into());
+    }
+
+    /// Starts the process, with an output that nobody reads: the other end is closed.
+    pub(crate) fn start_unread(&mut self) {
+        self.launch(Stdio::null(), Stdio::piped());
+        drop(self.child.as_mut().and_then(|child| child.stderr.take()));
+    }
+
+    fn launch(&mut self, stdout: Stdio, stderr: Stdio) {
+        assert!(self.child.is_none(), "{} runs already", self.name);
         let mut words = self.launcher.clone();
         words.push(env!("CARGO_BIN_EXE_kvd").to_owned());
         words.extend(self.arguments.iter().cloned());
@@ -67,8 +77,8 @@ impl Node {
             .args(&words[1..])
             .envs(self.variables.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(out.try_clone().unwrap())
-            .stderr(out)
+            .stdout(stdout)
+            .stderr(stderr)
             .spawn()
             .unwrap();
         self.child = Some(child);

@@ -153,7 +153,7 @@ async fn history_goes_when_it_is_no_longer_to_be_kept() {
     assert_eq!(kvctl(&cluster, &["get", "k00000000"]).trim(), "last");
     assert_eq!(kvctl(&cluster, &["count"]).trim(), "200", "no key goes");
 
-    refused(&cluster, &["keyspace", "set", "default", "--history-age", "10ms"], "1000 ms at least");
+    refused(&cluster, &["keyspace", "set", "default", "--history-age", "10ms"], "1000 ms is the least");
     let (code, _, stderr) = cluster.kvctl(&["keyspace", "set", "default", "--history", "0"]);
     assert!(code == 2 && stderr.contains("write 1 or more, or all"), "{stderr}");
     refused(&cluster, &["keyspace", "set", "nowhere", "--history", "9"], "does not exist");

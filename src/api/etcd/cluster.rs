@@ -54,9 +54,9 @@ impl<S: Service> Cluster for Etcd<S> {
         self.run(request, |asked, _| async move {
             let members = members(&asked);
             if members.is_empty() {
-                // There is no cluster yet, and so no list of it.
                 let reason = asked.service.readiness().reason;
-                return Err(Refused::Said(Status::unavailable(format!("quorate: {reason}"))));
+                let message = format!("quorate: there is no list of members yet: {reason}");
+                return Err(Refused::Said(Status::unavailable(message)));
             }
             Ok(pb::MemberListResponse { header: asked.member_header(), members })
         })
