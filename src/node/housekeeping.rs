@@ -7,7 +7,7 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::env::time;
-use crate::raft::{ProposeError, Role};
+use crate::raft::{GroupStatus, ProposeError, Role};
 use crate::storage::engine::EngineError;
 
 use super::leases::Leases;
@@ -40,18 +40,26 @@ pub(super) async fn run(leases: Arc<Leases>) {
 
 async fn lead(leases: &Leases) -> Result<(), EngineError> {
     let (id, group) = (leases.id, &leases.group);
+    let mut status = group.watch();
+    let term = status.borrow().term;
     // Only a state that shows all that was acknowledged may say what there is to expire.
     if let Err(error) = group.read_index(time::now() + PROPOSE_TIMEOUT).await {
         tracing::debug!(shard = id.0, %error, "not ready to count leases");
         return Ok(());
     }
     leases.begin()?;
-    let mut status = group.watch();
     loop {
-        let Some((due, wake_at)) = leases.counted(|expiry, now| (expiry.due(now), expiry.wake_at()))? else {
-            return Ok(());
-        };
+        // What another leader granted and renewed meanwhile, these times know nothing of.
+        let leads = |status: &GroupStatus| status.role == Role::Leader && status.term == term;
+        let Some(cuts) = leases.counted(|expiry, now| expiry.cuts_at(now))? else { return Ok(()) };
+        let mut alone = if cuts { Some(leases.record.write().await) } else { None };
+        let counted = leases.counted(|expiry, now| (expiry.due(now, alone.is_some()), expiry.wake_at()))?;
+        let Some((due, wake_at)) = counted else { return Ok(()) };
+        // The first is the one that cuts.
         for command in due {
+            if !leads(&status.borrow()) {
+                return Ok(());
+            }
             let deadline = time::now() + PROPOSE_TIMEOUT;
             match group.propose(command.encode_to_vec().into(), deadline).await {
                 Ok(_) => {}
@@ -59,12 +67,14 @@ async fn lead(leases: &Leases) -> Result<(), EngineError> {
                 // It is proposed again when it is still due: applying it twice does no harm.
                 Err(error) => tracing::debug!(shard = id.0, %error, "an expiry was not confirmed"),
             }
+            alone = None;
         }
+        drop(alone);
         let nap = time::now() + NAP_MAX;
         let wake = wake_at.map_or(nap, |wake| wake.min(nap));
         tokio::select! {
             biased;
-            ended = status.wait_for(|status| status.role != Role::Leader) => {
+            ended = status.wait_for(|status| !leads(status)) => {
                 drop(ended);
                 return Ok(());
             }

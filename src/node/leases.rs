@@ -4,9 +4,11 @@
 //! majority after it has done it, and what the next leader must know is on record before.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::sync::RwLock;
 
 use crate::env::time::{self, Instant};
 use crate::proto::internal::LeaseTimed;
@@ -27,19 +29,30 @@ pub(super) struct Leases {
     pub(super) machine: Arc<ShardMachine>,
     /// `None` while another replica leads, or none.
     expiry: Mutex<Option<Expiry>>,
+    /// How often the times were read from what is on record; changed with `expiry` locked.
+    loads: AtomicU64,
+    /// Held alone while lives are cut on record, and shared while one is made whole again: a cut that was
+    /// reckoned before a renewal must not come after it in the log.
+    pub(super) record: RwLock<()>,
 }
 
 impl Leases {
     pub(super) fn new(id: GroupId, group: Group, machine: Arc<ShardMachine>) -> Self {
-        Self { id, group, machine, expiry: Mutex::default() }
+        Self { id, group, machine, expiry: Mutex::default(), loads: AtomicU64::new(0), record: RwLock::default() }
     }
 
     /// Begins to count, from what is on record.
     pub(super) fn begin(&self) -> Result<(), EngineError> {
         // Changes first, or one that comes in between would be lost.
         self.machine.follow_changes();
-        *self.expiry.lock() = Some(Expiry::load(&*self.group.view()?, time::now())?);
+        let mut held = self.expiry.lock();
+        *held = Some(self.load()?);
         Ok(())
+    }
+
+    fn load(&self) -> Result<Expiry, EngineError> {
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        Expiry::load(&*self.group.view()?, time::now())
     }
 
     /// Counts no longer.
@@ -53,18 +66,22 @@ impl Leases {
         let mut held = self.expiry.lock();
         let Some(expiry) = held.as_mut() else { return Ok(None) };
         if expiry.learn(&self.machine.take_changes(), time::now()) {
-            *expiry = Expiry::load(&*self.group.view()?, time::now())?;
+            *expiry = self.load()?;
         }
         Ok(Some(act(expiry, time::now())))
     }
 
     /// Begins the time of a lease anew.
     pub(super) async fn renew(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
-        let Some(renewed) = self.ask(|expiry, now| expiry.renew(lease, now))? else {
+        let renewed = self.ask(|expiry, now| Some((self.loaded(), expiry.renew(lease, now)?)))?;
+        let Some((loaded, renewed)) = renewed else {
             return self.gone(lease, deadline).await;
         };
         let Renewed { ttl, serial, reductions, record } = renewed;
         if let Some(record) = record {
+            let Ok(_shared) = time::timeout_at(deadline, self.record.read()).await else {
+                return Err(no_leader(self.id, Some("it is writing down its leases")));
+            };
             let recorded = self.group.propose(record.encode_to_vec().into(), deadline).await;
             recorded.map_err(|error| {
                 // Nothing that its owner could see has changed, whatever became of the record.
@@ -72,9 +89,17 @@ impl Leases {
                 failure.detail.set_outcome(Outcome::NotApplied);
                 failure
             })?;
-            self.ask(|expiry, _| expiry.recorded(lease, serial, reductions))?;
+            self.ask(|expiry, _| {
+                if self.loaded() == loaded {
+                    expiry.recorded(lease, serial, reductions);
+                }
+            })?;
         }
         self.confirm(deadline).await?;
+        // Times that were read since know of this one only what was on record by then.
+        if self.ask(|_, _| self.loaded())? != loaded {
+            return Err(no_leader(self.id, Some("it has just begun to count its leases")));
+        }
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         Ok(LeaseTimed { ttl_ms, remaining_ms: ttl_ms })
     }
@@ -107,6 +132,10 @@ impl Leases {
             };
             return Err(Failure::retry(ErrorCode::Unavailable, message));
         }
+    }
+
+    fn loaded(&self) -> u64 {
+        self.loads.load(Ordering::Relaxed)
     }
 
     fn ask<R>(&self, act: impl FnOnce(&mut Expiry, Instant) -> R) -> Result<R, Failure> {

@@ -214,6 +214,7 @@ impl Service for Node {
         let leader = group.as_ref().and_then(Group::present_leader);
         Ok(OnlyShard {
             id: shard.id.0,
+            has_replica: group.is_some(),
             revision: local.unwrap_or_default(),
             term: group.as_ref().map_or(0, Group::term),
             leader_node_id: leader.map_or(0, |(_, node)| node.0),

@@ -25,6 +25,8 @@ pub struct Readiness {
 pub struct OnlyShard {
     /// Its id.
     pub id: u64,
+    /// Whether a replica is here.
+    pub has_replica: bool,
     /// The revision that is applied here; 0 without a replica.
     pub revision: u64,
     /// The term of its group as far as it is known here.

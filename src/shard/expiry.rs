@@ -117,19 +117,26 @@ impl Expiry {
         changes.lost
     }
 
+    /// Whether lives are to be cut on record at `now`.
+    pub fn cuts_at(&self, now: Instant) -> bool {
+        self.checkpoints.first().is_some_and(|(at, _)| *at <= now)
+    }
+
     /// What to propose at `now`: at most one command of each kind, with [`EXPIRY_BATCH_MAX`] leases
-    /// or sessions each. What is not applied within [`EXPIRY_RETRY`] comes again.
-    pub fn due(&mut self, now: Instant) -> Vec<ShardCommand> {
+    /// or sessions each, and only where it `cuts` one that cuts lives on record, which is the first.
+    /// What is not applied within [`EXPIRY_RETRY`] comes again.
+    pub fn due(&mut self, now: Instant, cuts: bool) -> Vec<ShardCommand> {
+        // What is over is not cut.
         let leases = self.expired(now);
-        let checkpoints = self.checkpointable(now);
+        let checkpoints = if cuts { self.checkpointable(now) } else { Vec::new() };
         let sessions = self.silent(now);
         let mut due = Vec::new();
+        if !checkpoints.is_empty() {
+            due.push(Kind::CheckpointLeases(CheckpointLeases { leases: checkpoints }));
+        }
         if !leases.is_empty() {
             let (leases, serials) = leases.into_iter().unzip();
             due.push(Kind::ExpireLeases(ExpireLeases { leases, serials }));
-        }
-        if !checkpoints.is_empty() {
-            due.push(Kind::CheckpointLeases(CheckpointLeases { leases: checkpoints }));
         }
         if !sessions.is_empty() {
             due.push(Kind::CloseSessions(CloseSessions { sessions }));

@@ -49,12 +49,12 @@ fn a_lease_ends_on_time_and_is_proposed_again_only_after_a_while() {
     assert_eq!(expiry.wake_at(), None);
     assert!(!expiry.learn(&granted(1, 500), now));
     assert_eq!(expiry.wake_at(), Some(now + 500 * MS));
-    assert!(expiry.due(now + 499 * MS).is_empty());
-    assert_eq!(expired(&expiry.due(now + 500 * MS)), [1]);
-    assert!(expiry.due(now + 501 * MS).is_empty());
+    assert!(expiry.due(now + 499 * MS, true).is_empty());
+    assert_eq!(expired(&expiry.due(now + 500 * MS, true)), [1]);
+    assert!(expiry.due(now + 501 * MS, true).is_empty());
     let again = now + 500 * MS + EXPIRY_RETRY;
     assert_eq!(expiry.wake_at(), Some(again));
-    assert_eq!(expired(&expiry.due(again)), [1]);
+    assert_eq!(expired(&expiry.due(again, true)), [1]);
     assert!(!expiry.learn(&Changes { leases: [(1, None)].into(), ..Changes::default() }, again));
     assert_eq!(expiry.wake_at(), None);
 }
@@ -67,7 +67,7 @@ fn what_was_loaded_does_not_begin_again_when_the_feed_repeats_it() {
     let now = time::now();
     let mut expiry = Expiry::load(&shard.pairs, now).unwrap();
     assert!(!expiry.learn(&shard.machine.take_changes(), now + 300 * MS));
-    assert_eq!(expired(&expiry.due(now + 500 * MS)), [1]);
+    assert_eq!(expired(&expiry.due(now + 500 * MS, true)), [1]);
 }
 
 #[test]
@@ -80,13 +80,13 @@ fn a_new_leader_goes_on_from_the_checkpoint() {
     assert_eq!(expiry.wake_at(), Some(now + CHECKPOINT_STEP_MAX));
     for _ in 0..3 {
         now = expiry.wake_at().unwrap();
-        shard.run(&expiry.due(now));
+        shard.run(&expiry.due(now, true));
     }
     let left = Duration::from_millis(hour_ms) - 3 * CHECKPOINT_STEP_MAX;
     now += CHECKPOINT_STEP_MAX / 2;
     let mut next = Expiry::load(&shard.pairs, now).unwrap();
-    assert!(expired(&next.due(now + left - MS)).is_empty());
-    assert_eq!(expired(&next.due(now + left)), [1]);
+    assert!(expired(&next.due(now + left - MS, true)).is_empty());
+    assert_eq!(expired(&next.due(now + left, true)), [1]);
 }
 
 #[test]
@@ -96,11 +96,11 @@ fn checkpoints_come_by_quarters_of_a_life_and_never_for_short_ones() {
     let short = CHECKPOINT_STEP_MIN;
     assert!(!expiry.learn(&granted(1, u64::try_from(short.as_millis()).unwrap()), now));
     assert!(!expiry.learn(&granted(2, 100_000), now));
-    assert!(expiry.due(now + short - MS).is_empty());
-    assert_eq!(expired(&expiry.due(now + short)), [1]);
-    assert_eq!(checkpointed(&expiry.due(now + 25_000 * MS)), [(2, 75_000)]);
-    assert!(checkpointed(&expiry.due(now + 49_999 * MS)).is_empty());
-    assert_eq!(checkpointed(&expiry.due(now + 51_000 * MS)), [(2, 49_000)]);
+    assert!(expiry.due(now + short - MS, true).is_empty());
+    assert_eq!(expired(&expiry.due(now + short, true)), [1]);
+    assert_eq!(checkpointed(&expiry.due(now + 25_000 * MS, true)), [(2, 75_000)]);
+    assert!(checkpointed(&expiry.due(now + 49_999 * MS, true)).is_empty());
+    assert_eq!(checkpointed(&expiry.due(now + 51_000 * MS, true)), [(2, 49_000)]);
 }
 
 #[test]
@@ -113,10 +113,10 @@ fn batches_are_bounded_and_the_rest_is_due_at_once() {
         assert!(!expiry.learn(&Changes { sessions: [(id, Some(terms))].into(), ..Changes::default() }, now));
     }
     let then = now + 10 * MS;
-    let due = expiry.due(then);
+    let due = expiry.due(then, true);
     assert_eq!((expired(&due).len(), closed(&due).len()), (EXPIRY_BATCH_MAX, EXPIRY_BATCH_MAX));
     assert_eq!(expiry.wake_at(), Some(then));
-    let due = expiry.due(then);
+    let due = expiry.due(then, true);
     assert_eq!((expired(&due).len(), closed(&due).len()), (1, 1));
     assert_eq!(expiry.wake_at(), Some(then + EXPIRY_RETRY));
 }
@@ -132,14 +132,14 @@ fn a_silent_session_is_closed_and_a_written_one_lives_on() {
     shard.machine.take_changes();
     shard.ok(stamped(txn(vec![]), 1, 7, 7));
     assert!(!expiry.learn(&shard.machine.take_changes(), now + 900 * MS));
-    let due = expiry.due(now + 1000 * MS);
+    let due = expiry.due(now + 1000 * MS, true);
     assert_eq!(closed(&due), [(2, 0)]);
     // A write that was on its way when the leader decided keeps the session open.
     shard.ok(stamped(txn(vec![]), 2, 1, 1));
     shard.run(&due);
     assert!(!expiry.learn(&shard.machine.take_changes(), now + 1001 * MS));
-    assert_eq!(closed(&expiry.due(now + 1900 * MS)), [(1, 7)]);
-    assert_eq!(closed(&expiry.due(now + 2001 * MS)), [(2, 1)]);
+    assert_eq!(closed(&expiry.due(now + 1900 * MS, true)), [(1, 7)]);
+    assert_eq!(closed(&expiry.due(now + 2001 * MS, true)), [(2, 1)]);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn absurd_times_do_not_overflow() {
     let changes = Changes { sessions: [(1, Some(terms))].into(), ..granted(1, u64::MAX) };
     assert!(!expiry.learn(&changes, now));
     let year = Duration::from_secs(365 * 24 * 3600);
-    let due = expiry.due(now + 99 * year);
+    let due = expiry.due(now + 99 * year, true);
     assert!(expired(&due).is_empty() && closed(&due).is_empty());
 }
 
@@ -182,7 +182,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Lets the leader act whenever it wants to until `end`.
 fn pass(shard: &mut Shard, expiry: &mut Expiry, end: Instant) {
     while let Some(at) = expiry.wake_at().filter(|at| *at <= end) {
-        let due = expiry.due(at);
+        let due = expiry.due(at, true);
         assert!(!due.is_empty(), "woken for nothing");
         shard.run(&due);
         assert!(!expiry.learn(&shard.machine.take_changes(), at));
@@ -245,19 +245,19 @@ fn a_renewed_lease_begins_anew_and_its_whole_life_is_put_on_record_if_less_is() 
     assert_eq!((renewed.ttl, &renewed.record), (60_000 * MS, &None), "the record says so already");
     assert_eq!(expiry.time_of(1, now + 2_000 * MS), Some((60_000 * MS, 59_000 * MS)));
     // A checkpoint on its way may lower the record, whether it was applied or not.
-    assert_eq!(checkpointed(&expiry.due(now + 16_000 * MS)), [(1, 45_000)]);
+    assert_eq!(checkpointed(&expiry.due(now + 16_000 * MS, true)), [(1, 45_000)]);
     let renewed = expiry.renew(1, now + 17_000 * MS).unwrap();
     assert_eq!(remaining(renewed.record.as_ref().unwrap()), [(1, 60_000)]);
     assert!(expiry.renew(1, now + 17_001 * MS).unwrap().record.is_some(), "until it is known to be applied");
     // Another checkpoint before that: the older confirmation says nothing of it.
-    assert_eq!(checkpointed(&expiry.due(now + 33_000 * MS)).len(), 1);
+    assert_eq!(checkpointed(&expiry.due(now + 33_000 * MS, true)).len(), 1);
     expiry.recorded(1, renewed.serial, renewed.reductions);
     let again = expiry.renew(1, now + 34_000 * MS).unwrap();
     assert!(again.record.is_some());
     expiry.recorded(1, again.serial, again.reductions);
     assert_eq!(expiry.renew(1, now + 35_000 * MS).unwrap().record, None);
-    assert!(expired(&expiry.due(now + 94_999 * MS)).is_empty());
-    assert_eq!(expired(&expiry.due(now + 95_000 * MS)), [1]);
+    assert!(expired(&expiry.due(now + 94_999 * MS, true)).is_empty());
+    assert_eq!(expired(&expiry.due(now + 95_000 * MS, true)), [1]);
     assert_eq!(expiry.renew(1, now + 95_000 * MS), None, "its time is over, whether its end is applied or not");
 }
 
@@ -273,7 +273,7 @@ fn an_id_that_is_given_again_is_another_lease() {
     assert_eq!(expiry.time_of(7, late), Some((1_000 * MS, 100 * MS)));
     assert!(!expiry.learn(&granted(2), late));
     assert_eq!(expiry.time_of(7, late), Some((1_000 * MS, 1_000 * MS)));
-    let due = expiry.due(late + 1_000 * MS);
+    let due = expiry.due(late + 1_000 * MS, true);
     let Some(Kind::ExpireLeases(expire)) = &due[0].kind else { panic!("{due:?}") };
     assert_eq!((expire.leases.as_slice(), expire.serials.as_slice()), (&[7][..], &[2][..]));
 }

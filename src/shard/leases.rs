@@ -38,7 +38,7 @@ pub(crate) fn revoke(state: &mut WriteSet<'_>, scratch: &mut Scratch, revoke: &R
     }
     let mut mutation = Mutation::begin(state, scratch)?;
     end(&mut mutation, revoke.lease)?;
-    mutation.finish();
+    mutation.finish()?;
     Ok(())
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn expire(
             end(&mut mutation, id)?;
         }
     }
-    mutation.finish();
+    mutation.finish()?;
     Ok(())
 }
 

@@ -31,6 +31,8 @@ pub struct ShardMachine {
     revision: watch::Sender<Revision>,
     followed: AtomicBool,
     changes: Mutex<Changes>,
+    /// Those of the batch that is being applied: views do not show them yet.
+    pending: Mutex<Changes>,
     changed: Notify,
     /// Whether a step of a compaction, which nobody may see yet, has left something to do.
     compacts: AtomicBool,
@@ -51,6 +53,7 @@ impl ShardMachine {
             revision: watch::Sender::new(Revision(0)),
             followed: AtomicBool::new(false),
             changes: Mutex::default(),
+            pending: Mutex::default(),
             changed: Notify::new(),
             compacts: AtomicBool::new(false),
             compaction: Notify::new(),
@@ -64,7 +67,7 @@ impl ShardMachine {
     }
 
     /// Collects changes of leases and sessions from here on. Call it first, then load an
-    /// [`super::Expiry`] from a view: what comes twice does no harm.
+    /// [`super::Expiry`] from a view: that shows all that was not collected, and what comes twice does no harm.
     pub fn follow_changes(&self) {
         *self.changes.lock() = Changes::default();
         self.followed.store(true, Ordering::SeqCst);
@@ -92,10 +95,14 @@ impl ShardMachine {
         self.compaction.notified().await;
     }
 
-    fn publish(&self, changes: Changes) {
-        if !changes.is_empty() && self.followed.load(Ordering::SeqCst) {
-            self.changes.lock().merge(changes);
+    /// Hands on what views show from now on.
+    fn publish(&self) {
+        let pending = std::mem::take(&mut *self.pending.lock());
+        if pending.is_empty() || !self.followed.load(Ordering::SeqCst) {
+            return;
         }
+        self.changes.lock().merge(pending);
+        self.changed.notify_one();
     }
 }
 
@@ -108,7 +115,7 @@ impl Apply for ShardMachine {
             Err(_) => Err(refused(ErrorCode::Internal, "the command in the log cannot be decoded").into()),
         };
         *self.hints.lock() = scratch.hints;
-        self.publish(scratch.changes);
+        self.pending.lock().merge(scratch.changes);
         if scratch.compacts {
             self.compacts.store(true, Ordering::SeqCst);
         }
@@ -124,9 +131,7 @@ impl Apply for ShardMachine {
             Ok(revision) => drop(self.revision.send_replace(Revision(revision))),
             Err(error) => tracing::error!(%error, "the shard's revision cannot be read; watches do not advance"),
         }
-        if !self.changes.lock().is_empty() {
-            self.changed.notify_one();
-        }
+        self.publish();
         if self.compacts.swap(false, Ordering::SeqCst) {
             self.compaction.notify_one();
         }

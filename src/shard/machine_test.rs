@@ -12,7 +12,7 @@ use crate::proto::internal::v1::command_result::Kind as ResultKind;
 use crate::proto::internal::v1::shard_command::Kind;
 use crate::proto::internal::v1::shard_read::Scan;
 use crate::proto::internal::v1::{
-    CloseSessions, CommandResult, Compact, ExpireLeases, Fence, OpenSession, ShardCommand, close_sessions,
+    CloseSessions, CommandResult, Compact, ExpireLeases, Fence, GrantLease, OpenSession, ShardCommand, close_sessions,
 };
 use crate::proto::v1::compare::{Operand, Relation};
 use crate::proto::v1::operation::Kind as OperationKind;
@@ -493,4 +493,32 @@ fn corrupt_state_is_an_engine_error_and_no_answer() {
     let mut state = WriteSet::new(&shard.pairs);
     let failed = shard.machine.apply(&mut state, LogPosition { term: 1, index: 9 }, &command.into());
     assert!(failed.unwrap_err().to_string().contains("corrupt"));
+}
+
+#[test]
+fn an_implicit_lease_outlives_its_key_where_the_same_transaction_gives_it_another() {
+    let mut shard = Shard::default();
+    shard.ok(txn(vec![put_ttl(b"a", b"v", 1_000)]));
+    let lease = shard.get(b"a", 0).unwrap().unwrap().lease;
+    let moved = Put { key: b"b".to_vec().into(), lease, ..Put::default() };
+    shard.ok(txn(vec![delete(b"a", b""), operation(OperationKind::Put(moved))]));
+    assert_eq!(shard.get(b"b", 0).unwrap().unwrap().lease, lease);
+    shard.run(&[expire(&[lease])]);
+    assert!(shard.get(b"b", 0).unwrap().is_none(), "it ends with its lease");
+}
+
+#[test]
+fn changes_are_handed_on_with_the_views_that_show_them() {
+    let mut shard = Shard::default();
+    let grant = command(Kind::GrantLease(GrantLease { lease: 7, ttl_ms: 1_000 })).encode_to_vec();
+    let mut state = WriteSet::new(&shard.pairs);
+    shard.machine.apply(&mut state, LogPosition { term: 1, index: 1 }, &grant.into()).unwrap();
+    // Who begins to follow now reads a view without it.
+    shard.machine.follow_changes();
+    assert!(shard.machine.take_changes().is_empty());
+    drop(state);
+    shard.machine.applied(&shard.pairs, LogPosition { term: 1, index: 1 });
+    assert!(shard.machine.take_changes().leases.contains_key(&7));
+    shard.ok(txn(vec![]));
+    assert!(shard.machine.take_changes().is_empty(), "once");
 }

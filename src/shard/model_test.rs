@@ -132,11 +132,11 @@ impl Model {
         self.leases.retain(|id, _| !ids.contains(id));
     }
 
-    /// An implicit lease ends with its last key.
-    fn let_go(&mut self, lease: u64) {
-        if self.leases.get(&lease).is_some_and(|lease| lease.implicit) && self.holders(lease).is_empty() {
-            self.leases.remove(&lease);
-        }
+    /// Implicit leases end with their last keys.
+    fn let_go(&mut self) {
+        let implicit = self.leases.iter().filter(|(_, lease)| lease.implicit).map(|(id, _)| *id);
+        let left: Vec<_> = implicit.filter(|id| self.holders(*id).is_empty()).collect();
+        self.leases.retain(|id, _| !left.contains(id));
     }
 
     fn done(&self) -> ResultKind {
@@ -171,6 +171,7 @@ impl Model {
         }
         let mut changed = false;
         let mut result = self.execute(&chosen, &mut changed);
+        self.let_go();
         self.revision += u64::from(changed);
         stamp(&mut result, self.revision);
         ResultKind::Transaction(result)
@@ -226,7 +227,6 @@ impl Model {
                     let mut previous = self.live(&Interval::of_operation(&delete.key, &delete.range_end), u64::MAX);
                     for record in &previous {
                         self.versions.get_mut(&record.key).unwrap().push((next, None));
-                        self.let_go(record.lease);
                     }
                     *changed |= !previous.is_empty();
                     let deleted = previous.len() as u64;
@@ -267,7 +267,6 @@ impl Model {
             lease,
         };
         self.versions.entry(put.key.clone()).or_default().push((revision, Some(record)));
-        self.let_go(had);
         previous
     }
 

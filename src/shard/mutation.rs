@@ -1,6 +1,8 @@
 //! What changing one key writes: its record, the record it supersedes, the event, the lease, the
 //! count of its block. All changes of one entry share one revision.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::blocks::{self, BlockHints};
@@ -33,6 +35,8 @@ pub(crate) struct Mutation<'s, 'v> {
     revision: u64,
     /// Changes so far.
     sub: u32,
+    /// Leases that lost a key.
+    left: BTreeSet<u64>,
 }
 
 /// What a put writes.
@@ -55,7 +59,7 @@ impl<'s, 'v> Mutation<'s, 'v> {
     /// Nothing changed yet.
     pub(crate) fn begin(state: &'s mut WriteSet<'v>, scratch: &'s mut Scratch) -> Result<Self, EngineError> {
         let revision = meta::revision(state)?.saturating_add(1);
-        Ok(Self { state, scratch, revision, sub: 0 })
+        Ok(Self { state, scratch, revision, sub: 0, left: BTreeSet::new() })
     }
 
     /// The state with the changes so far.
@@ -78,7 +82,7 @@ impl<'s, 'v> Mutation<'s, 'v> {
         };
         if lease != had {
             self.attach(key, lease);
-            self.detach(key, had)?;
+            self.detach(key, had);
         }
         let value = write.value.or_else(|| previous.as_ref().map(|record| record.value.clone())).unwrap_or_default();
         let (create_revision, version) = match &previous {
@@ -99,7 +103,7 @@ impl<'s, 'v> Mutation<'s, 'v> {
     pub(crate) fn delete(&mut self, key: &Bytes) -> Result<Option<StoredRecord>, EngineError> {
         let Some(last) = self.last(key)?.filter(|last| last.record.version > 0) else { return Ok(None) };
         let previous = self.supersede(key, last)?;
-        self.detach(key, previous.as_ref().map_or(0, |record| record.lease))?;
+        self.detach(key, previous.as_ref().map_or(0, |record| record.lease));
         let tombstone = StoredRecord { mod_revision: self.revision, sub: self.sub, ..StoredRecord::default() };
         self.write(key, &tombstone, event::Kind::Delete);
         blocks::remove(self.state, &mut self.scratch.hints, key)?;
@@ -112,13 +116,21 @@ impl<'s, 'v> Mutation<'s, 'v> {
         self.scratch.changes.leases.insert(lease, None);
     }
 
-    /// The shard's revision after these changes.
-    pub(crate) fn finish(self) -> u64 {
+    /// The shard's revision after these changes. An implicit lease goes with its last key; another one stays.
+    pub(crate) fn finish(mut self) -> Result<u64, EngineError> {
         if self.sub == 0 {
-            return self.revision.saturating_sub(1);
+            return Ok(self.revision.saturating_sub(1));
+        }
+        // Only now: a later change of the same entry may give it another key.
+        for id in std::mem::take(&mut self.left) {
+            if lease::get(self.state, id)?.is_some_and(|lease| lease.implicit)
+                && lease_key::attached(self.state, id).next().is_none()
+            {
+                self.end_lease(id);
+            }
         }
         meta::set(self.state, Field::Revision, self.revision);
-        self.revision
+        Ok(self.revision)
     }
 
     fn last(&self, key: &[u8]) -> Result<Option<Last>, EngineError> {
@@ -170,17 +182,10 @@ impl<'s, 'v> Mutation<'s, 'v> {
         }
     }
 
-    /// An implicit lease goes with its last key; another one stays.
-    fn detach(&mut self, key: &[u8], id: u64) -> Result<(), EngineError> {
-        if id == 0 {
-            return Ok(());
+    fn detach(&mut self, key: &[u8], id: u64) {
+        if id != 0 {
+            self.state.delete(lease_key::key(id, key));
+            self.left.insert(id);
         }
-        self.state.delete(lease_key::key(id, key));
-        if lease::get(self.state, id)?.is_some_and(|lease| lease.implicit)
-            && lease_key::attached(self.state, id).next().is_none()
-        {
-            self.end_lease(id);
-        }
-        Ok(())
     }
 }

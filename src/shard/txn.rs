@@ -38,7 +38,7 @@ pub(crate) fn execute(
     let mutation = Mutation::begin(state, scratch)?;
     let mut execution = Execution { mutation, answered_bytes: cost.previous_bytes };
     let mut result = execution.run(&branch)?;
-    let revision = execution.mutation.finish();
+    let revision = execution.mutation.finish()?;
     stamp(&mut result, revision);
     Ok(result)
 }

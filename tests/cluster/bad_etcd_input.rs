@@ -145,16 +145,17 @@ async fn numbers_of_etcds_messages_that_nobody_means() {
     let requests = [
         RequestUnion::CreateRequest(create("k", "j", 0)),
         RequestUnion::CreateRequest(create("k", "", i64::MAX)),
+        RequestUnion::CreateRequest(create(&"k".repeat(9_000), "", 0)),
         RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: i64::MIN }),
         RequestUnion::CreateRequest(create("k", "", 0)),
     ];
     let mut watching = watch(&channel, requests.to_vec()).await;
     let mut answers = Vec::new();
-    while answers.len() < 3 {
+    while answers.len() < 4 {
         let answer = watching.message().await.unwrap().unwrap();
         answers.push((answer.created, answer.canceled));
     }
-    assert_eq!(answers, [(true, true), (true, false), (true, false)]);
+    assert_eq!(answers, [(true, true), (true, false), (true, true), (true, false)]);
     kv.put(put("k", 2)).await.unwrap();
     assert_eq!(watching.message().await.unwrap().unwrap().events.len(), 1);
     is_well(&mut cluster).await;

@@ -96,7 +96,7 @@ impl<S: Service> Etcd<S> {
         };
         let (service, told) = (Arc::clone(&self.service), Arc::clone(&self.told));
         let asked = Asked { service, keyspace, deadline: call.deadline(), entered, told };
-        if requires_leader(request) && asked.shard().is_ok_and(|shard| shard.leader_node_id == 0) {
+        if requires_leader(request) && asked.shard().is_ok_and(|shard| shard.has_replica && shard.leader_node_id == 0) {
             return Err(Refused::from(error::NO_LEADER).told(&call));
         }
         Ok((asked, call))

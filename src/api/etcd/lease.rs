@@ -121,7 +121,7 @@ impl<S: Service> Renewing<S> {
 async fn keep_alive<S: Service>(asked: &Asked<S>, id: i64) -> Result<pb::LeaseKeepAliveResponse, Refused> {
     let renew = v1::RenewLeaseRequest { target: asked.target(), lease: lease(id) };
     let ttl = match asked.service.renew_lease(renew, time::now() + REQUEST_TIMEOUT_DEFAULT).await {
-        Ok(renewed) => signed(renewed.ttl_ms / 1_000),
+        Ok(renewed) => signed(renewed.ttl_ms.div_ceil(1_000)),
         Err(failure) if failure.detail.code() == ErrorCode::LeaseNotFound => 0,
         Err(failure) => return Err(failure.into()),
     };

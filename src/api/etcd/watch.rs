@@ -18,7 +18,7 @@ use super::error;
 use super::face::{Answer, Asked, Etcd, Refused, requires_leader};
 use crate::api::watchers::{Answers, Place};
 use crate::env::time::{self, Instant};
-use crate::node::{Failure, Service};
+use crate::node::{Failure, OnlyShard, Service};
 use crate::proto::etcd::etcdserverpb as pb;
 use crate::proto::etcd::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcd::etcdserverpb::watch_server::Watch;
@@ -98,21 +98,22 @@ impl<S: Service> Watching<S> {
             if let Some(answer) = self.out.pop_front() {
                 return Some((Ok(answer), Some(self)));
             }
-            match self.advance().await {
-                Ok(true) => continue,
+            if self.requests.is_none() && self.watches.is_empty() {
+                return None;
+            }
+            let goes_on = match self.advance().await {
+                Ok(true) => true,
                 Ok(false) if self.owes_progress => {
                     self.ask_progress().await;
                     self.tell_progress();
-                    if !self.out.is_empty() {
-                        continue;
-                    }
+                    !self.out.is_empty()
                 }
-                Ok(false) => {}
+                Ok(false) => false,
                 Err(status) => return Some((Err(status), None)),
-            }
-            match self.wait().await {
+            };
+            // Requests are heard also while there is always more to show.
+            match self.wait(goes_on).await {
                 Woken::Asked(Some(request)) => self.take(request).await,
-                Woken::Asked(None) if self.watches.is_empty() => return None,
                 Woken::Asked(None) => self.requests = None,
                 Woken::Changed => {}
                 Woken::Closing => return Some((Err(Status::unavailable("etcdserver: server stopped")), None)),
@@ -125,6 +126,12 @@ impl<S: Service> Watching<S> {
 
     /// Reads a page of changes, if there can be one. Returns whether there is more to do at once.
     async fn advance(&mut self) -> Result<bool, Status> {
+        match self.asked.shard() {
+            Ok(shard) if shard.id == self.shard => {}
+            // Another keyspace of the same name has other revisions.
+            Ok(_) => return Err(Status::not_found("quorate: the keyspace that was watched has been dropped")),
+            Err(failure) => return Err(error::status(&failure)),
+        }
         if self.revision.is_none() {
             // A replica may have come.
             self.revision = self.asked.service.watch_revision(self.shard);
@@ -187,7 +194,8 @@ impl<S: Service> Watching<S> {
         self.watches.progress(header.as_ref(), time::now(), &mut self.out);
     }
 
-    async fn wait(&mut self) -> Woken {
+    /// What has come, or comes; nothing is waited for when the stream `goes_on` anyway.
+    async fn wait(&mut self, goes_on: bool) -> Woken {
         let must_ask = self.revision.is_none() || self.requires_leader || self.has_failed || self.owes_progress;
         let nap = if must_ask { ASK_EVERY } else { self.watches.progress_every() };
         let asked = async {
@@ -214,6 +222,7 @@ impl<S: Service> Watching<S> {
                 }
                 Woken::Changed
             }
+            () = std::future::ready(()), if goes_on => Woken::Changed,
             () = time::sleep(nap) => Woken::Changed,
         }
     }
@@ -222,7 +231,9 @@ impl<S: Service> Watching<S> {
         if !self.requires_leader {
             return false;
         }
-        let led = self.asked.shard().is_ok_and(|shard| shard.leader_node_id != 0);
+        // Where no replica is, whether somebody leads shows when it is asked.
+        let led = |shard: &OnlyShard| if shard.has_replica { shard.leader_node_id != 0 } else { !self.has_failed };
+        let led = self.asked.shard().as_ref().is_ok_and(led);
         if led {
             self.leaderless_since = None;
             return false;

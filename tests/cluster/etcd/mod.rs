@@ -158,6 +158,7 @@ const CASES: &[Case] = cases![
     Quiet watch::compacted_start,
     Quiet watch::compaction_under_a_watch,
     Nothing watch::long_past,
+    Nothing watch::cancel_of_one_behind,
     Nothing watch::fragments,
     Nothing watch::leases_in_events,
     Nothing lock::key_of_a_lock,

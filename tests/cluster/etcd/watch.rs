@@ -418,6 +418,37 @@ pub(crate) async fn long_past(target: &Target) {
     assert!(seen.is_sorted() && seen.len() == 2_000);
 }
 
+/// A watch with a long past to show is cancelled as soon as that is asked for.
+pub(crate) async fn cancel_of_one_behind(target: &Target) {
+    const WRITERS: usize = 16;
+    const WRITES: usize = 200;
+    let prefix = "watch/behind/";
+    let mut client = target.client_of(0).await;
+    let first = put(&mut client, prefix, "").await;
+    let writers = (0..WRITERS).map(|writer| {
+        let mut client = client.clone();
+        tokio::spawn(async move {
+            for _ in 0..WRITES {
+                put(&mut client, &format!("{prefix}{writer}"), &"x".repeat(4_000)).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    let mut watch = begin(&mut client, prefix, WatchOptions::new().with_prefix().with_start_revision(first)).await;
+    watch.cancel(0).await.unwrap();
+    let mut shown = 0;
+    loop {
+        let response = next(&mut watch).await;
+        if response.canceled() {
+            break;
+        }
+        shown += response.events().len();
+    }
+    assert!(shown < WRITERS * WRITES, "all was shown first");
+}
+
 /// A response that is too large comes in parts, for those who ask; else it comes whole.
 pub(crate) async fn fragments(target: &Target) {
     let mut client = target.client_of(0).await;

@@ -13,7 +13,7 @@ use crate::proto::etcd::etcdserverpb as pb;
 use crate::proto::etcd::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcd::mvccpb;
 use crate::proto::v1;
-use crate::types::limits::WATCH_RANGES_MAX;
+use crate::types::limits::{KEY_BYTES_MAX, WATCH_RANGES_MAX};
 
 /// The id of what is said to no watch.
 const NO_WATCH: i64 = -1;
@@ -104,6 +104,9 @@ impl Watches {
         let range_end = create.range_end;
         if !range_end.is_empty() && range_end != UNBOUNDED && range_end <= key {
             return out.push_back(refuse("mvcc: watcher range is empty"));
+        }
+        if key.len() > KEY_BYTES_MAX || range_end.len() > KEY_BYTES_MAX + 1 {
+            return out.push_back(refuse("quorate: no key is that long"));
         }
         if self.watches.len() >= WATCH_RANGES_MAX {
             return out.push_back(refuse("quorate: too many watches on one stream: open another one"));
