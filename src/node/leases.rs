@@ -80,7 +80,7 @@ impl Leases {
         let Renewed { ttl, serial, reductions, record } = renewed;
         if let Some(record) = record {
             let Ok(_shared) = time::timeout_at(deadline, self.record.read()).await else {
-                return Err(no_leader(self.id, Some("it is writing down its leases")));
+                return Err(self.again("are being written down"));
             };
             let recorded = self.group.propose(record.encode_to_vec().into(), deadline).await;
             recorded.map_err(|error| {
@@ -98,7 +98,7 @@ impl Leases {
         self.confirm(deadline).await?;
         // Times that were read since know of this one only what was on record by then.
         if self.ask(|_, _| self.loaded())? != loaded {
-            return Err(no_leader(self.id, Some("it has just begun to count its leases")));
+            return Err(self.again("have just been read anew"));
         }
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         Ok(LeaseTimed { ttl_ms, remaining_ms: ttl_ms })
@@ -132,6 +132,11 @@ impl Leases {
             };
             return Err(Failure::retry(ErrorCode::Unavailable, message));
         }
+    }
+
+    /// Nothing that the owner of a lease could see has changed.
+    fn again(&self, why: &str) -> Failure {
+        Failure::retry(ErrorCode::Unavailable, format!("the leases of shard {} {why}; try again", self.id.0))
     }
 
     fn loaded(&self) -> u64 {

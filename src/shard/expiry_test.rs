@@ -291,3 +291,21 @@ fn a_leader_that_loads_a_reduced_record_restores_it_with_the_first_renewal() {
     assert_eq!(expiry.time_of(9, now), Some((100_000 * MS, 30_000 * MS)));
     assert_eq!(remaining(&expiry.renew(9, now).unwrap().record.unwrap()), [(9, 100_000)]);
 }
+
+#[test]
+fn lives_are_cut_on_record_only_where_that_is_wanted_and_before_anything_else() {
+    let now = time::now();
+    let mut expiry = Expiry::load(&Shard::default().pairs, now).unwrap();
+    assert!(!expiry.learn(&granted(1, 60_000), now));
+    assert!(!expiry.learn(&granted(2, 10_000), now));
+    let then = now + 15_000 * MS;
+    assert!(!expiry.cuts_at(then - MS) && expiry.cuts_at(then));
+    let due = expiry.due(then, false);
+    assert_eq!((checkpointed(&due).len(), expired(&due)), (0, vec![2]));
+    assert_eq!(expiry.wake_at(), Some(then), "it is still due");
+    assert!(!expiry.learn(&granted(3, 10_000), now));
+    let due = expiry.due(then, true);
+    assert!(matches!(due[0].kind, Some(Kind::CheckpointLeases(_))), "{due:?}");
+    assert_eq!((checkpointed(&due), expired(&due)), (vec![(1, 45_000)], vec![3]));
+    assert!(!expiry.cuts_at(then));
+}

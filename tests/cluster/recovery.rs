@@ -251,9 +251,17 @@ async fn a_node_that_is_told_to_stop_hands_its_leaderships_over() {
     // Elections that take this long cannot be what makes the others lead at once.
     const ELECTION: Duration = Duration::from_secs(20);
     let (min, max) = (ELECTION.as_millis().to_string(), (2 * ELECTION.as_millis()).to_string());
-    let mut cluster = Cluster::new(3, &["--election-min-ms", &min, "--election-max-ms", &max]);
-    cluster.start_all();
-    cluster.wait_ready().await;
+    // The first election of all may need more than one round, so it is an ordinary one.
+    let mut cluster = Cluster::start(3).await;
+    for node in 0..3 {
+        cluster.move_leader(1, (node + 1) % 3).await;
+        cluster.move_leader(SHARD, (node + 1) % 3).await;
+        assert_eq!(cluster.nodes[node].terminate(), Some(0));
+        cluster.nodes[node].set_flag("--election-min-ms", &min);
+        cluster.nodes[node].set_flag("--election-max-ms", &max);
+        cluster.nodes[node].start();
+        cluster.wait_ready().await;
+    }
     let client = cluster.client().await;
     fill(&client, "k", 0..100, 10).await;
     // One node leads both groups, so that both must move.
