@@ -47,9 +47,10 @@ async fn lead(leases: &Leases) -> Result<(), EngineError> {
         tracing::debug!(shard = id.0, %error, "not ready to count leases");
         return Ok(());
     }
-    leases.begin()?;
+    leases.begin(term)?;
     loop {
-        // What another leader granted and renewed meanwhile, these times know nothing of.
+        // What another leader granted and renewed meanwhile, these times know nothing of: what they say is for
+        // this term's log alone.
         let leads = |status: &GroupStatus| status.role == Role::Leader && status.term == term;
         let Some(cuts) = leases.counted(|expiry, now| expiry.cuts_at(now))? else { return Ok(()) };
         let mut alone = if cuts { Some(leases.record.write().await) } else { None };
@@ -61,7 +62,7 @@ async fn lead(leases: &Leases) -> Result<(), EngineError> {
                 return Ok(());
             }
             let deadline = time::now() + PROPOSE_TIMEOUT;
-            match group.propose(command.encode_to_vec().into(), deadline).await {
+            match group.propose_in(term, command.encode_to_vec().into(), deadline).await {
                 Ok(_) => {}
                 Err(ProposeError::NotLeader { .. }) => return Ok(()),
                 // It is proposed again when it is still due: applying it twice does no harm.

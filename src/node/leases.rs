@@ -31,6 +31,8 @@ pub(super) struct Leases {
     expiry: Mutex<Option<Expiry>>,
     /// How often the times were read from what is on record; changed with `expiry` locked.
     loads: AtomicU64,
+    /// The term that they are counted in; changed with `expiry` locked.
+    term: AtomicU64,
     /// Held alone while lives are cut on record, and shared while one is made whole again: a cut that was
     /// reckoned before a renewal must not come after it in the log.
     pub(super) record: RwLock<()>,
@@ -38,15 +40,17 @@ pub(super) struct Leases {
 
 impl Leases {
     pub(super) fn new(id: GroupId, group: Group, machine: Arc<ShardMachine>) -> Self {
-        Self { id, group, machine, expiry: Mutex::default(), loads: AtomicU64::new(0), record: RwLock::default() }
+        let (loads, term) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { id, group, machine, expiry: Mutex::default(), loads, term, record: RwLock::default() }
     }
 
-    /// Begins to count, from what is on record.
-    pub(super) fn begin(&self) -> Result<(), EngineError> {
+    /// Begins to count in a term of this leader's, from what is on record.
+    pub(super) fn begin(&self, term: u64) -> Result<(), EngineError> {
         // Changes first, or one that comes in between would be lost.
         self.machine.follow_changes();
         let mut held = self.expiry.lock();
         *held = Some(self.load()?);
+        self.term.store(term, Ordering::Relaxed);
         Ok(())
     }
 
@@ -73,8 +77,9 @@ impl Leases {
 
     /// Begins the time of a lease anew.
     pub(super) async fn renew(&self, lease: u64, deadline: Instant) -> Result<LeaseTimed, Failure> {
-        let renewed = self.ask(|expiry, now| Some((self.loaded(), expiry.renew(lease, now)?)))?;
-        let Some((loaded, renewed)) = renewed else {
+        let term = || self.term.load(Ordering::Relaxed);
+        let renewed = self.ask(|expiry, now| Some((self.loaded(), term(), expiry.renew(lease, now)?)))?;
+        let Some((loaded, term, renewed)) = renewed else {
             return self.gone(lease, deadline).await;
         };
         let Renewed { ttl, serial, reductions, record } = renewed;
@@ -82,7 +87,7 @@ impl Leases {
             let Ok(_shared) = time::timeout_at(deadline, self.record.read()).await else {
                 return Err(self.again("are being written down"));
             };
-            let recorded = self.group.propose(record.encode_to_vec().into(), deadline).await;
+            let recorded = self.group.propose_in(term, record.encode_to_vec().into(), deadline).await;
             recorded.map_err(|error| {
                 // Nothing that its owner could see has changed, whatever became of the record.
                 let mut failure = propose_failure(self.id, error);

@@ -7,6 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResponse;
+use openraft::type_config::alias::CommittedLeaderIdOf;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -147,6 +150,29 @@ impl Group {
     /// [`ProposeError::Unknown`] and [`ProposeError::Stopped`] leave open whether it will be applied;
     /// the others say that it will not.
     pub async fn propose(&self, command: Bytes, deadline: time::Instant) -> Result<Applied, ProposeError> {
+        self.propose_as(None, command, deadline).await
+    }
+
+    /// Like [`Group::propose`], but only if this replica leads in `term` when the command enters the log.
+    ///
+    /// # Errors
+    /// As those of [`Group::propose`]; [`ProposeError::NotLeader`] may name this replica, when it leads in
+    /// another term.
+    pub async fn propose_in(
+        &self,
+        term: u64,
+        command: Bytes,
+        deadline: time::Instant,
+    ) -> Result<Applied, ProposeError> {
+        self.propose_as(Some(term), command, deadline).await
+    }
+
+    async fn propose_as(
+        &self,
+        term: Option<u64>,
+        command: Bytes,
+        deadline: time::Instant,
+    ) -> Result<Applied, ProposeError> {
         if command.len() > COMMAND_BYTES_MAX {
             // The log would refuse it, and the core would fail.
             return Err(ProposeError::TooLarge(command.len()));
@@ -160,12 +186,29 @@ impl Group {
         if !has_room(&self.core.log, command.len()) {
             return Err(ProposeError::DiskFull);
         }
-        let written = time::timeout_at(deadline, self.core.raft.client_write(Command(command))).await;
-        match written {
+        let written = async {
+            match term {
+                None => self.core.raft.client_write(Command(command)).await,
+                Some(term) => self.write_in(term, command).await,
+            }
+        };
+        match time::timeout_at(deadline, written).await {
             Ok(Ok(response)) => Ok(Applied { at: codec::position(&response.log_id), answer: response.data.0 }),
             Ok(Err(error)) => Err(propose_error(error)),
             Err(_) => Err(ProposeError::Unknown("the deadline came before the answer".to_owned())),
         }
+    }
+
+    async fn write_in(
+        &self,
+        term: u64,
+        command: Bytes,
+    ) -> Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>> {
+        let (responder, written) = ProgressResponder::complete_only();
+        let leader = CommittedLeaderIdOf::<TypeConfig>::new(term);
+        self.core.raft.write(Command(command)).responder(responder).with_leader(leader).await?;
+        // The core answers everything it took, unless it ends.
+        written.await.map_err(|_| Fatal::Stopped)?.map_err(RaftError::APIError)
     }
 
     /// Returns once this replica leads for certain and [`Group::view`] shows every write that was

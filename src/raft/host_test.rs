@@ -78,6 +78,34 @@ async fn leadership_is_handed_over() {
 }
 
 #[tokio::test]
+async fn a_command_for_one_term_enters_the_log_in_no_other() {
+    let cluster = Cluster::founded(KEPT).await;
+    cluster.put("before").await;
+    let first = cluster.leader().await;
+    let process = cluster.nodes[first].process();
+    let (group, term) = (process.group().clone(), process.group().term());
+    let proposed = {
+        let group = group.clone();
+        process.run(async move { group.propose_in(term, "in time".into(), soon()).await }).await.unwrap()
+    };
+    cluster.agree(proposed.at.index).await;
+    // There and back: it leads again, in a later term.
+    for (from, to) in [(first, (first + 1) % 3), ((first + 1) % 3, first)] {
+        let replica = cluster.nodes[to].replica;
+        let from = cluster.nodes[from].process();
+        let group = from.group().clone();
+        from.run(async move { group.transfer_leader(replica, soon()).await }).await.unwrap();
+        until("the other leads", || cluster.nodes[to].process().group().status().role == Role::Leader).await;
+    }
+    let refused = process.run(async move { group.propose_in(term, "too late".into(), soon()).await }).await;
+    assert!(matches!(refused, Err(ProposeError::NotLeader { .. })), "{refused:?}");
+    let last = cluster.put("after").await.at.index;
+    cluster.agree(last).await;
+    let view = process.group().view().unwrap();
+    assert!(!(1..=last).any(|index| command(&*view, index).is_some_and(|command| command == "too late")));
+}
+
+#[tokio::test]
 async fn trap_7_a_group_without_a_leader_refuses_and_applies_nothing() {
     let mut cluster = Cluster::new(1, KEPT);
     cluster.start(0).await;
