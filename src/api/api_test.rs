@@ -20,8 +20,12 @@ use super::{Api, ApiError};
 use crate::env::net::{BoxFuture, Listener, Network, Stream, TcpNetwork};
 use crate::env::time::{self, Instant};
 use crate::node::{Failure, OnlyShard, Readiness, Service, Telemetry};
+use crate::proto::etcd::v3lockpb::LockRequest;
+use crate::proto::etcd::v3lockpb::lock_client::LockClient;
 use crate::proto::v1::cluster_client::ClusterClient;
+use crate::proto::v1::compare::Operand;
 use crate::proto::v1::kv_client::KvClient;
+use crate::proto::v1::operation::Kind;
 use crate::proto::v1::{self, ErrorCode, ErrorDetail, Outcome};
 use crate::proto::{REFLECTION, rpc};
 use crate::types::limits;
@@ -32,6 +36,7 @@ struct Fake {
     version: watch::Sender<u64>,
     released: Semaphore,
     deadline: Mutex<Option<Instant>>,
+    transactions: Mutex<Vec<v1::Transaction>>,
 }
 
 impl Fake {
@@ -79,11 +84,18 @@ impl Service for Fake {
         Ok(v1::PutResponse { previous: Some(record), ..Default::default() })
     }
 
+    /// Each is the seventh revision, once it is released.
+    async fn txn(&self, request: v1::TxnRequest, _: Instant) -> Result<v1::TxnResponse, Failure> {
+        self.transactions.lock().extend(request.transaction);
+        self.released.acquire().await.expect("it stays open").forget();
+        let result = v1::TransactionResult { succeeded: true, revision: 7, ..Default::default() };
+        Ok(v1::TxnResponse { result: Some(result), ..Default::default() })
+    }
+
     unsupported! {
         delete: DeleteRequest -> DeleteResponse;
         scan: ScanRequest -> ScanResponse;
         count: CountRequest -> CountResponse;
-        txn: TxnRequest -> TxnResponse;
         batch: BatchRequest -> BatchResponse;
         events: EventsRequest -> EventsResponse;
         changes: EventsRequest -> EventsResponse;
@@ -170,7 +182,8 @@ struct Served {
 
 fn api(places: usize) -> Api<Fake> {
     let (version, _) = watch::channel(1);
-    let node = Fake { ready: true.into(), version, released: Semaphore::new(0), deadline: Mutex::default() };
+    let (released, deadline) = (Semaphore::new(0), Mutex::default());
+    let node = Fake { ready: true.into(), version, released, deadline, transactions: Mutex::default() };
     Api {
         keyspaces: Vec::new(),
         service: Arc::new(node),
@@ -488,6 +501,30 @@ async fn stopping_tells_watchers_and_lets_requests_finish() {
     served.node.released.add_permits(1);
     held.await.expect("no panic").expect("an answer after the stop");
     served.server.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn who_goes_away_while_its_place_in_a_line_is_taken_does_not_stand_in_it() {
+    let served = served(8).await;
+    let mut locks = LockClient::new(served.channel().await);
+    let lock = tokio::spawn(async move { locks.lock(LockRequest { name: "name".into(), lease: 5 }).await });
+    let asked = || served.node.transactions.lock().clone();
+    while asked().len() < 1 {
+        tokio::task::yield_now().await;
+    }
+    lock.abort();
+    while !served.page("/metrics").await.contains("outcome=\"cancelled\"") {
+        tokio::task::yield_now().await;
+    }
+    served.node.released.add_permits(2);
+    while asked().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let left = asked().remove(1);
+    let compare = left.compares.first().expect("a compare");
+    assert_eq!((compare.key.as_ref(), &compare.operand), (&b"name/5"[..], &Some(Operand::ModRevision(7))));
+    let operations: Vec<_> = left.success.into_iter().filter_map(|operation| operation.kind).collect();
+    assert!(matches!(&operations[..], [Kind::Delete(delete)] if delete.key == compare.key), "{operations:?}");
 }
 
 /// Hands out one connection, then none.

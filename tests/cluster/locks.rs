@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use quorate::proto::etcd::v3lockpb::lock_client::LockClient;
 use quorate::proto::etcd::v3lockpb::{LockRequest, UnlockRequest};
 use rustix::process::Signal;
+use tonic::Code;
 use tonic::transport::Endpoint;
 
 use super::harness::{Cluster, eventually};
@@ -51,10 +52,7 @@ async fn a_lock_is_released_by_signals_and_lost_with_its_lease() {
         let mut holder = Follower::start(&cluster, &long);
         assert!(holder.line().starts_with("l/"));
         let mut next = Follower::start(&cluster, &long);
-        eventually("place in the line", || async {
-            (cluster.kvctl(&["count", "--prefix", "l/"]).1 == "2\n").then_some(())
-        })
-        .await;
+        in_line(&cluster, 2).await;
         holder.signal(signal);
         assert_eq!(holder.end(), (130, String::new()));
         assert!(next.line().starts_with("l/"));
@@ -118,10 +116,7 @@ async fn locks_of_etcds_api_are_the_same_and_elections_are_heard() {
     let lock = LockRequest { name: "l".into(), lease: 0 };
     let theirs = etcd.lock(lock.clone()).await.unwrap().into_inner();
     let mut ours = Follower::start(&cluster, &["lock", "l"]);
-    eventually("place in the line", || async {
-        (cluster.kvctl(&["count", "--prefix", "l/"]).1 == "2\n").then_some(())
-    })
-    .await;
+    in_line(&cluster, 2).await;
     let mut waiting = etcd.clone();
     let next = tokio::spawn(async move { waiting.lock(lock).await });
     etcd.unlock(UnlockRequest { key: theirs.key }).await.unwrap();
@@ -146,6 +141,69 @@ async fn locks_of_etcds_api_are_the_same_and_elections_are_heard() {
     }
     let (code, _, said) = cluster.kvctl(&["elect", "e"]);
     assert_eq!(code, 2, "{said}");
+}
+
+/// Waits until so many stand in line for the lock `l`, its holder included.
+async fn in_line(cluster: &Cluster, count: u64) {
+    let count = format!("{count}\n");
+    eventually("line for the lock", || async {
+        (cluster.kvctl(&["count", "--prefix", "l/"]).1 == count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_given_up_takes_nothing_from_the_next_call_of_its_session() {
+    let cluster = Cluster::start(2).await;
+    let etcd = |node: usize| {
+        let endpoint = Endpoint::from_shared(format!("http://{}", cluster.nodes[node].client)).unwrap();
+        LockClient::new(endpoint.connect_lazy())
+    };
+    let call = |node: usize, lease: &str| {
+        let (mut client, lock) = (etcd(node), LockRequest { name: "l".into(), lease: lease.parse().unwrap() });
+        tokio::spawn(async move { client.lock(lock).await.map(|held| held.into_inner().key) })
+    };
+    let grant = || cluster.kvctl(&["lease", "grant", "10m"]).1.trim().to_owned();
+    let held = call(0, &grant()).await.unwrap().unwrap();
+    let session = grant();
+    let version = || cluster.kvctl(&["get", &format!("l/{:x}", session.parse::<u64>().unwrap()), "-w", "json"]).1;
+    let given_up = call(0, &session);
+    in_line(&cluster, 2).await;
+    let first = version();
+    let next = call(1, &session);
+    eventually("place of the second call", || async { (version() != first).then_some(()) }).await;
+    given_up.abort();
+    // What comes and goes by the same node after it shows that the first call's going is over.
+    let other = call(0, &grant());
+    in_line(&cluster, 3).await;
+    other.abort();
+    in_line(&cluster, 2).await;
+    etcd(0).unlock(UnlockRequest { key: held }).await.unwrap();
+    let key = next.await.unwrap().expect("the lock");
+    assert_eq!(cluster.kvctl(&["count", "--prefix", "l/"]).1, "1\n", "it stands there still");
+    etcd(1).unlock(UnlockRequest { key }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_lock_hears_that_the_node_stops_and_leaves_the_line() {
+    let mut cluster = Cluster::start(1).await;
+    let mut holder = Follower::start(&cluster, &["lock", "l", "--ttl", "10m"]);
+    holder.line();
+    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.nodes[0].client)).unwrap();
+    let mut etcd = LockClient::new(endpoint.connect_lazy());
+    let waiting = tokio::spawn(async move { etcd.lock(LockRequest { name: "l".into(), lease: 0 }).await });
+    in_line(&cluster, 2).await;
+    let began = Instant::now();
+    cluster.nodes[0].signal(Signal::TERM);
+    let refused = waiting.await.unwrap().expect_err("it has no lock");
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: server stopped"));
+    assert_eq!(cluster.nodes[0].wait_exit(), Some(0));
+    println!("stopped within {:?}", began.elapsed());
+    cluster.nodes[0].start();
+    cluster.wait_ready().await;
+    in_line(&cluster, 1).await;
+    holder.signal(Signal::TERM);
+    holder.end();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

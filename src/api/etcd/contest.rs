@@ -4,11 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::convert;
 use super::error;
 use super::face::{Asked, Refused};
+use crate::api::watchers::Place;
 use crate::env::time::{self, Instant};
 use crate::node::{Failure, Service};
 use crate::proto::etcd::etcdserverpb as pb;
@@ -17,6 +20,7 @@ use crate::proto::v1::operation::Kind;
 use crate::proto::v1::operation_result::Kind as ResultKind;
 use crate::proto::v1::range::SortTarget;
 use crate::proto::v1::{self, ErrorCode};
+use crate::types::Revision;
 use crate::types::limits::REQUEST_TIMEOUT_DEFAULT;
 
 /// Life of the lease of whoever brings none, in milliseconds; etcd's own.
@@ -24,30 +28,44 @@ const LEASE_TTL_MS: u64 = 60_000;
 /// How often changes are asked for where no replica says that there are some.
 const ASK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// A place in the line for a name.
-pub(super) struct Contender {
+/// A place in the line for a name, taken for one call. Dropped, it is given up: who has gone away must not stand
+/// in the line.
+pub(super) struct Standing<S: Service> {
+    asked: Arc<Asked<S>>,
     pub(super) key: Bytes,
     /// The revision that made the key: its place in the line.
     pub(super) revision: u64,
     pub(super) lease: i64,
-    /// The value that the key has had all along.
-    pub(super) value: Bytes,
+    /// The revision at which this call put the key. Another call of the same session puts it once more, and from
+    /// then on it is not this call's to give up.
+    put_at: u64,
+    is_over: bool,
 }
 
-/// Leaves the line when its future is dropped: a client that has gone away must not stand in it.
-struct Standing<S: Service> {
-    asked: Arc<Asked<S>>,
-    /// Taken once it holds the name.
-    place: Option<(Bytes, u64)>,
+impl<S: Service> Standing<S> {
+    /// Gives the place up, whoever goes on listening.
+    fn give_up(&mut self) -> Option<JoinHandle<()>> {
+        if std::mem::replace(&mut self.is_over, true) {
+            return None;
+        }
+        let (asked, key, put_at) = (self.asked.clone(), self.key.clone(), self.put_at);
+        // Should it fail, the key goes with its lease.
+        Some(tokio::spawn(async move { drop(delete_if(&asked, key, Operand::ModRevision(put_at)).await) }))
+    }
 }
 
 impl<S: Service> Drop for Standing<S> {
     fn drop(&mut self) {
-        let Some((key, revision)) = self.place.take() else { return };
-        let asked = self.asked.clone();
-        // Should it fail, the key goes with its lease.
-        tokio::spawn(async move { drop(leave(&asked, key, revision).await) });
+        self.give_up();
     }
+}
+
+/// A name that is held.
+pub(super) struct Held {
+    pub(super) header: Option<pb::ResponseHeader>,
+    pub(super) key: Bytes,
+    pub(super) revision: u64,
+    pub(super) lease: i64,
 }
 
 /// The keys below a name.
@@ -56,7 +74,7 @@ pub(super) fn below(name: &Bytes) -> (Bytes, Bytes) {
 }
 
 /// Says what etcd's own services say of a failure: they are clients of it, and so lose its code.
-pub(super) fn as_a_client(refused: Refused) -> Refused {
+fn as_a_client(refused: Refused) -> Refused {
     match &refused {
         Refused::Failed(failure) if failure.detail.code() == ErrorCode::LeaseNotFound => {
             Status::new(Code::Unknown, error::LEASE_NOT_FOUND.1).into()
@@ -65,33 +83,72 @@ pub(super) fn as_a_client(refused: Refused) -> Refused {
     }
 }
 
-/// Takes a place in the line, or finds the one that the lease has.
-pub(super) async fn enter<S: Service>(
-    asked: &Asked<S>,
+/// Takes a place in the line and waits until it is the first. A session that stands in it keeps its place. The
+/// key has `value`; without one it is empty, or what it was.
+pub(super) async fn hold<S: Service>(
+    asked: Asked<S>,
+    mut place: Place,
     name: &Bytes,
     lease: i64,
-    value: Bytes,
-) -> Result<Contender, Refused> {
-    let lease = if lease == 0 { own_lease(asked).await? } else { lease };
+    value: Option<Bytes>,
+) -> Result<Held, Refused> {
+    asked.shard()?;
+    // What is under way ends whether the caller goes away or not; the place is then given up by whoever drops it.
+    let entering = tokio::spawn(enter(Arc::new(asked), name.clone(), lease, value));
+    let entered = entering.await.map_err(|_| Status::internal("quorate: the place in the line was not taken"))?;
+    let mut standing = entered?;
+    let turn = tokio::select! {
+        biased;
+        () = place.closing() => Err(Status::unavailable("etcdserver: server stopped").into()),
+        turn = wait_for_turn(&standing, name) => turn,
+    };
+    match turn {
+        Ok(header) => {
+            standing.is_over = true;
+            let (key, revision, lease) = (standing.key.clone(), standing.revision, standing.lease);
+            Ok(Held { header, key, revision, lease })
+        }
+        Err(refused) => {
+            // Who hears of an error does not stand in the line any more.
+            if let Some(left) = standing.give_up() {
+                left.await.ok();
+            }
+            Err(refused)
+        }
+    }
+}
+
+/// Takes a place in the line, or finds the one that the lease has.
+async fn enter<S: Service>(
+    asked: Arc<Asked<S>>,
+    name: Bytes,
+    lease: i64,
+    value: Option<Bytes>,
+) -> Result<Standing<S>, Refused> {
+    let lease = if lease == 0 { own_lease(&asked).await? } else { lease };
     let id = if lease < 0 { format!("-{:x}", lease.unsigned_abs()) } else { format!("{lease:x}") };
-    let key: Bytes = [name, &b"/"[..], id.as_bytes()].concat().into();
+    let key: Bytes = [&name, &b"/"[..], id.as_bytes()].concat().into();
+    let (keep_value, value) = (value.is_none(), value.unwrap_or_default());
     let put = v1::Put { key: key.clone(), value: value.clone(), lease: convert::lease(lease), ..Default::default() };
+    let again = v1::Put { key: key.clone(), value, keep_value, keep_lease: true, ..Default::default() };
     let range = v1::Range { key: key.clone(), ..Default::default() };
     let transaction = v1::Transaction {
-        compares: vec![made_at(&key, 0)],
+        compares: vec![is(&key, Operand::CreateRevision(0))],
         success: vec![v1::Operation { kind: Some(Kind::Put(put)) }],
-        failure: vec![v1::Operation { kind: Some(Kind::Range(range)) }],
+        failure: [Kind::Put(again), Kind::Range(range)].map(|kind| v1::Operation { kind: Some(kind) }).to_vec(),
     };
-    let (_, result) = transact(asked, transaction).await.map_err(as_a_client)?;
+    let (_, result) = transact(&asked, transaction).await.map_err(as_a_client)?;
+    let put_at = result.revision;
+    let standing = |revision| Standing { asked, key, revision, lease, put_at, is_over: false };
     if result.succeeded {
-        return Ok(Contender { key, revision: result.revision, lease, value });
+        return Ok(standing(put_at));
     }
-    let found = result.results.into_iter().next().and_then(|result| match result.kind {
+    let found = result.results.into_iter().nth(1).and_then(|result| match result.kind {
         Some(ResultKind::Range(range)) => range.records.into_iter().next(),
         _ => None,
     });
     let found = found.ok_or_else(|| Status::internal("quorate: a key that exists was not shown"))?;
-    Ok(Contender { key, revision: found.create_revision, lease, value: found.value })
+    Ok(standing(found.create_revision))
 }
 
 async fn own_lease<S: Service>(asked: &Asked<S>) -> Result<i64, Refused> {
@@ -100,12 +157,8 @@ async fn own_lease<S: Service>(asked: &Asked<S>) -> Result<i64, Refused> {
 }
 
 /// Waits until nobody older is left in the line. Returns the header of the moment.
-pub(super) async fn wait_for_turn<S: Service>(
-    asked: &Arc<Asked<S>>,
-    name: &Bytes,
-    own: &Contender,
-) -> Result<Option<pb::ResponseHeader>, Refused> {
-    let mut standing = Standing { asked: asked.clone(), place: Some((own.key.clone(), own.revision)) };
+async fn wait_for_turn<S: Service>(own: &Standing<S>, name: &Bytes) -> Result<Option<pb::ResponseHeader>, Refused> {
+    let asked = &*own.asked;
     let (key, range_end) = below(name);
     loop {
         let older = v1::Range {
@@ -122,13 +175,14 @@ pub(super) async fn wait_for_turn<S: Service>(
         if mine.is_none_or(|mine| mine.create_revision != own.revision) {
             return Err(Status::new(Code::Unknown, "mutex: session is expired").into());
         }
-        let Some(older) = older else {
-            standing.place = None;
-            return Ok(header);
-        };
+        let Some(older) = older else { return Ok(header) };
         let from = header.map_or(0, |header| header.revision).unsigned_abs().saturating_add(1);
         let ranges = [older.key, own.key.clone()].map(|key| v1::KeyRange { key, range_end: Bytes::new() });
-        until_deleted(asked, ranges.to_vec(), from).await?;
+        match until_deleted(asked, ranges.to_vec(), from).await {
+            // What happened meanwhile is not known any more; how things are now is.
+            Err(refused) if is_compacted(&refused) => {}
+            waited => waited?,
+        }
     }
 }
 
@@ -136,7 +190,7 @@ pub(super) async fn wait_for_turn<S: Service>(
 async fn until_deleted<S: Service>(asked: &Asked<S>, ranges: Vec<v1::KeyRange>, from: u64) -> Result<(), Refused> {
     let mut changes = Changes::of(asked, ranges, from)?;
     loop {
-        for event in changes.next().await? {
+        for event in changes.next(asked).await? {
             if event.kind() == v1::event::Kind::Delete {
                 return Ok(());
             }
@@ -144,46 +198,55 @@ async fn until_deleted<S: Service>(asked: &Asked<S>, ranges: Vec<v1::KeyRange>, 
     }
 }
 
-/// The changes of some keys, as they come.
-pub(super) struct Changes<'a, S> {
-    asked: &'a Asked<S>,
-    ranges: Vec<v1::KeyRange>,
-    from: u64,
-    revision: Option<tokio::sync::watch::Receiver<crate::types::Revision>>,
+/// Whether the history that was asked for is gone.
+pub(super) fn is_compacted(refused: &Refused) -> bool {
+    matches!(refused, Refused::Failed(failure) if failure.detail.code() == ErrorCode::Compacted)
 }
 
-impl<'a, S: Service> Changes<'a, S> {
-    pub(super) fn of(asked: &'a Asked<S>, ranges: Vec<v1::KeyRange>, from: u64) -> Result<Self, Failure> {
-        let revision = asked.service.watch_revision(asked.shard()?.id);
-        Ok(Self { asked, ranges, from, revision })
+/// The changes of some keys, as they come.
+pub(super) struct Changes {
+    shard: u64,
+    ranges: Vec<v1::KeyRange>,
+    from: u64,
+    /// `None` where no replica of the shard is.
+    revision: Option<watch::Receiver<Revision>>,
+}
+
+impl Changes {
+    pub(super) fn of<S: Service>(asked: &Asked<S>, ranges: Vec<v1::KeyRange>, from: u64) -> Result<Self, Failure> {
+        Ok(Self { shard: asked.shard()?.id, ranges, from, revision: None })
     }
 
     /// The next page with something in it.
-    pub(super) async fn next(&mut self) -> Result<Vec<v1::Event>, Refused> {
+    pub(super) async fn next<S: Service>(&mut self, asked: &Asked<S>) -> Result<Vec<v1::Event>, Refused> {
         loop {
-            if let Some(revision) = &mut self.revision {
-                revision.mark_unchanged();
+            asked.shard_is(self.shard)?;
+            if self.revision.is_none() {
+                self.revision = asked.service.watch_revision(self.shard);
             }
-            let request = v1::EventsRequest {
-                target: self.asked.target(),
-                from_revision: self.from,
-                ranges: self.ranges.clone(),
-                level: v1::ReadLevel::Local.into(),
-                ..Default::default()
-            };
-            match self.asked.service.events(request, soon()).await {
-                Ok(page) => {
-                    let goes_on = page.next_revision > self.from;
-                    self.from = page.next_revision;
-                    if !page.events.is_empty() {
-                        return Ok(page.events);
+            let mut must_ask = self.revision.is_none();
+            let may_have_more = self.revision.as_mut().is_none_or(|revision| {
+                // Marked before the state is read: a change in between wakes once more.
+                revision.mark_unchanged();
+                revision.borrow().0 >= self.from
+            });
+            if may_have_more {
+                match self.page(asked).await {
+                    Ok(page) => {
+                        let goes_on = page.next_revision > self.from;
+                        self.from = self.from.max(page.next_revision);
+                        if !page.events.is_empty() {
+                            return Ok(page.events);
+                        }
+                        if goes_on {
+                            continue;
+                        }
                     }
-                    if goes_on {
-                        continue;
+                    Err(failure) if failure.detail.retryable || failure.detail.code() == ErrorCode::NoLeader => {
+                        must_ask = true;
                     }
+                    Err(failure) => return Err(failure.into()),
                 }
-                Err(failure) if failure.detail.retryable || failure.detail.code() == ErrorCode::NoLeader => {}
-                Err(failure) => return Err(failure.into()),
             }
             let changed = async {
                 match &mut self.revision {
@@ -191,26 +254,45 @@ impl<'a, S: Service> Changes<'a, S> {
                     None => std::future::pending().await,
                 }
             };
-            let has_changed = tokio::select! {
+            let is_here = tokio::select! {
                 is_here = changed => is_here,
-                () = time::sleep(ASK_EVERY) => true,
+                () = time::sleep(ASK_EVERY), if must_ask => true,
             };
-            if !has_changed {
+            if !is_here {
                 self.revision = None;
             }
         }
     }
+
+    async fn page<S: Service>(&self, asked: &Asked<S>) -> Result<v1::EventsResponse, Failure> {
+        let request = v1::EventsRequest {
+            target: asked.target(),
+            from_revision: self.from,
+            ranges: self.ranges.clone(),
+            level: v1::ReadLevel::Local.into(),
+            ..Default::default()
+        };
+        asked.service.changes(request, soon()).await
+    }
 }
 
-/// Deletes a key, if it is the one of that revision.
+/// Deletes a key, if it is the one that was made at that revision.
 pub(super) async fn leave<S: Service>(
     asked: &Asked<S>,
     key: Bytes,
     revision: u64,
 ) -> Result<Option<pb::ResponseHeader>, Refused> {
+    delete_if(asked, key, Operand::CreateRevision(revision)).await
+}
+
+async fn delete_if<S: Service>(
+    asked: &Asked<S>,
+    key: Bytes,
+    operand: Operand,
+) -> Result<Option<pb::ResponseHeader>, Refused> {
     let delete = v1::DeleteRange { key: key.clone(), ..Default::default() };
     let transaction = v1::Transaction {
-        compares: vec![made_at(&key, revision)],
+        compares: vec![is(&key, operand)],
         success: vec![v1::Operation { kind: Some(Kind::Delete(delete)) }],
         failure: Vec::new(),
     };
@@ -226,7 +308,7 @@ pub(super) async fn say<S: Service>(
 ) -> Result<(Option<pb::ResponseHeader>, bool), Refused> {
     let put = v1::Put { key: key.clone(), value, keep_lease: true, ..Default::default() };
     let transaction = v1::Transaction {
-        compares: vec![made_at(key, revision)],
+        compares: vec![is(key, Operand::CreateRevision(revision))],
         success: vec![v1::Operation { kind: Some(Kind::Put(put)) }],
         failure: Vec::new(),
     };
@@ -248,13 +330,9 @@ pub(super) async fn holder<S: Service>(
     Ok((header, holder))
 }
 
-fn made_at(key: &Bytes, revision: u64) -> v1::Compare {
-    v1::Compare {
-        key: key.clone(),
-        relation: Relation::Equal.into(),
-        operand: Some(Operand::CreateRevision(revision)),
-        range_end: Bytes::new(),
-    }
+fn is(key: &Bytes, operand: Operand) -> v1::Compare {
+    let relation = Relation::Equal.into();
+    v1::Compare { key: key.clone(), relation, operand: Some(operand), range_end: Bytes::new() }
 }
 
 /// The first records of two ranges at one moment.

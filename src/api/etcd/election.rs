@@ -1,7 +1,6 @@
 //! etcd's Election service.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -21,17 +20,12 @@ impl<S: Service> Election for Etcd<S> {
     type ObserveStream = Answers<pb::LeaderResponse>;
 
     async fn campaign(&self, request: Request<pb::CampaignRequest>) -> Answer<pb::CampaignResponse> {
+        let watchers = self.watchers.clone();
         self.run(request, |asked, request| async move {
-            asked.shard()?;
-            let asked = Arc::new(asked);
             let pb::CampaignRequest { name, lease, value } = request;
-            let own = contest::enter(&asked, &name, lease, value.clone()).await?;
-            if own.value != value {
-                contest::say(&asked, &own.key, own.revision, value).await?;
-            }
-            let header = contest::wait_for_turn(&asked, &name, &own).await?;
-            let (rev, lease) = (signed(own.revision), own.lease);
-            Ok(pb::CampaignResponse { header, leader: Some(pb::LeaderKey { name, key: own.key, rev, lease }) })
+            let held = contest::hold(asked, watchers.place()?, &name, lease, Some(value)).await?;
+            let leader = pb::LeaderKey { name, key: held.key, rev: signed(held.revision), lease: held.lease };
+            Ok(pb::CampaignResponse { header: held.header, leader: Some(leader) })
         })
         .await
     }
@@ -64,7 +58,7 @@ impl<S: Service> Election for Etcd<S> {
         let admitted = call.enter().and_then(|()| asked.shard()).and_then(|_| self.watchers.place());
         let place = admitted.map_err(|failure| Refused::from(failure).told(&call))?;
         let name = request.into_inner().name;
-        let observing = Observing { asked, name, place, leader: None, from: 0, out: VecDeque::new() };
+        let observing = Observing { asked, name, place, leader: None, changes: None, out: VecDeque::new() };
         let answers = stream::unfold(Some(observing), async |observing| observing?.step().await);
         Ok(Response::new(Box::pin(answers)))
     }
@@ -91,8 +85,8 @@ struct Observing<S> {
     place: Place,
     /// The key of whoever leads, as far as it was shown.
     leader: Option<Bytes>,
-    /// The revision that is looked at next; 0 before the first look.
-    from: u64,
+    /// What has happened since it was looked who leads; `None` before.
+    changes: Option<Changes>,
     out: VecDeque<pb::LeaderResponse>,
 }
 
@@ -102,14 +96,17 @@ impl<S: Service> Observing<S> {
             if let Some(answer) = self.out.pop_front() {
                 return Some((Ok(answer), Some(self)));
             }
-            let Self { asked, name, place, leader, from, out } = &mut self;
+            let Self { asked, name, place, leader, changes, out } = &mut self;
             let advanced = tokio::select! {
                 biased;
-                () = place.closing() => Err(Status::unavailable("etcdserver: server stopped")),
-                advanced = advance(asked, name, leader, from, out) => advanced.map_err(Refused::status),
+                () = place.closing() => Err(Status::unavailable("etcdserver: server stopped").into()),
+                advanced = advance(asked, name, leader, changes, out) => advanced,
             };
-            if let Err(status) = advanced {
-                return Some((Err(status), None));
+            match advanced {
+                Ok(()) => {}
+                // What happened meanwhile is not known any more; who leads now is.
+                Err(refused) if contest::is_compacted(&refused) => self.changes = None,
+                Err(refused) => return Some((Err(refused.status()), None)),
             }
         }
     }
@@ -119,23 +116,22 @@ async fn advance<S: Service>(
     asked: &Asked<S>,
     name: &Bytes,
     leader: &mut Option<Bytes>,
-    from: &mut u64,
+    changes: &mut Option<Changes>,
     out: &mut VecDeque<pb::LeaderResponse>,
 ) -> Result<(), Refused> {
-    if *from == 0 {
+    let Some(changes) = changes else {
         let (header, holder) = contest::holder(asked, name, 0).await?;
-        *from = header.map_or(0, |header| header.revision).unsigned_abs().saturating_add(1);
+        let from = header.map_or(0, |header| header.revision).unsigned_abs().saturating_add(1);
+        let (key, range_end) = contest::below(name);
+        *changes = Some(Changes::of(asked, vec![v1::KeyRange { key, range_end }], from)?);
+        *leader = None;
         show(holder, header, leader, out);
         return Ok(());
-    }
-    let (key, range_end) = contest::below(name);
-    let ranges = vec![v1::KeyRange { key, range_end }];
-    let events = Changes::of(asked, ranges, *from)?.next().await?;
-    for event in events {
+    };
+    for event in changes.next(asked).await? {
         let is_put = event.kind() == v1::event::Kind::Put;
         let Some(record) = event.record else { continue };
         let revision = record.mod_revision;
-        *from = revision.saturating_add(1);
         let is_leaders = leader.as_ref().is_some_and(|leader| *leader == record.key);
         if is_put && (is_leaders || leader.is_none()) {
             show(Some(record), asked.header(revision, 0), leader, out);

@@ -201,6 +201,14 @@ impl<S: Service> Asked<S> {
         self.service.only_shard(&self.keyspace)
     }
 
+    /// Sees that the keyspace still is that shard: another one of the same name has other revisions.
+    pub(super) fn shard_is(&self, id: u64) -> Result<(), Refused> {
+        if self.shard()?.id == id {
+            return Ok(());
+        }
+        Err(Status::not_found("quorate: the keyspace that was watched has been dropped").into())
+    }
+
     /// Remembers that a client was told of a revision here.
     pub(super) fn tell(&self, shard: u64, revision: u64) {
         self.told.tell(shard, revision);

@@ -1,8 +1,5 @@
 //! etcd's Lock service.
 
-use std::sync::Arc;
-
-use bytes::Bytes;
 use tonic::Request;
 
 use super::contest;
@@ -15,12 +12,10 @@ use crate::proto::v1;
 #[tonic::async_trait]
 impl<S: Service> Lock for Etcd<S> {
     async fn lock(&self, request: Request<pb::LockRequest>) -> Answer<pb::LockResponse> {
+        let watchers = self.watchers.clone();
         self.run(request, |asked, request| async move {
-            asked.shard()?;
-            let asked = Arc::new(asked);
-            let own = contest::enter(&asked, &request.name, request.lease, Bytes::new()).await?;
-            let header = contest::wait_for_turn(&asked, &request.name, &own).await?;
-            Ok(pb::LockResponse { header, key: own.key })
+            let held = contest::hold(asked, watchers.place()?, &request.name, request.lease, None).await?;
+            Ok(pb::LockResponse { header: held.header, key: held.key })
         })
         .await
     }

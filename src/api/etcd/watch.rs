@@ -126,12 +126,7 @@ impl<S: Service> Watching<S> {
 
     /// Reads a page of changes, if there can be one. Returns whether there is more to do at once.
     async fn advance(&mut self) -> Result<bool, Status> {
-        match self.asked.shard() {
-            Ok(shard) if shard.id == self.shard => {}
-            // Another keyspace of the same name has other revisions.
-            Ok(_) => return Err(Status::not_found("quorate: the keyspace that was watched has been dropped")),
-            Err(failure) => return Err(error::status(&failure)),
-        }
+        self.asked.shard_is(self.shard).map_err(Refused::status)?;
         if self.revision.is_none() {
             // A replica may have come.
             self.revision = self.asked.service.watch_revision(self.shard);
