@@ -54,6 +54,9 @@ pub const PEERS_MAX: usize = 256;
 pub const SESSION_REOPENS_MAX: usize = 2;
 /// Renewals in the life of a lease that is kept alive.
 pub const KEEP_ALIVE_FRACTION: u32 = 3;
+/// Part of a lease's life by which the clocks of its owner and of its leader may differ at its end: one hundredth,
+/// ten times what two clocks come apart that NTP steers, by at most 500 parts in a million each.
+pub const CLOCK_DRIFT_FRACTION: u32 = 100;
 /// Longest wait before the map is watched again after its stream broke.
 pub const WATCH_BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long to wait for a map that a node still lacks, before it is asked again.
