@@ -509,7 +509,7 @@ async fn who_goes_away_while_its_place_in_a_line_is_taken_does_not_stand_in_it()
     let mut locks = LockClient::new(served.channel().await);
     let lock = tokio::spawn(async move { locks.lock(LockRequest { name: "name".into(), lease: 5 }).await });
     let asked = || served.node.transactions.lock().clone();
-    while asked().len() < 1 {
+    while asked().is_empty() {
         tokio::task::yield_now().await;
     }
     lock.abort();

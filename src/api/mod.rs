@@ -146,7 +146,8 @@ impl<S: Service> Api<S> {
         let ours = with(ours, auth.max_decoding_message_size(request_max));
         let ours = with(ours, lock.max_decoding_message_size(request_max));
         let ours = with(ours, election.max_decoding_message_size(request_max));
-        let ours = with(ours, watch.max_decoding_message_size(request_max).max_encoding_message_size(ETCD_ANSWER_MAX));
+        // All events of a revision go out in one answer, however large, unless the client asks for fragments.
+        let ours = with(ours, watch.max_decoding_message_size(request_max));
         let ours = with(ours, maintenance.max_decoding_message_size(request_max));
         let ours = ours.layer(middleware::from_fn_with_state(gate, gate::pass));
         let gateway = etcd::gateway::router(&ours).map_err(|error| ApiError::Gateway(error.to_string()))?;

@@ -8,7 +8,7 @@ use crate::proto::internal::v1::shard_read::{Events, Kind as ReadKind};
 use crate::proto::internal::v1::shard_read_result::{Events as Page, Kind as ResultKind};
 use crate::proto::internal::v1::{Compact, ShardRead};
 use crate::proto::v1::{ErrorCode, KeyRange, event};
-use crate::types::limits::PAGE_BYTES_MAX;
+use crate::types::limits::{KEY_BYTES_MAX, PAGE_BYTES_MAX};
 
 fn read(shard: &Shard, events: Events) -> Result<Page, ErrorCode> {
     let result = super::read::execute(&shard.pairs, &ShardRead { kind: Some(ReadKind::Events(events)) }).unwrap();
@@ -17,6 +17,18 @@ fn read(shard: &Shard, events: Events) -> Result<Page, ErrorCode> {
         Some(ResultKind::Refusal(refusal)) => Err(refusal.detail.unwrap().code()),
         other => panic!("{other:?}"),
     }
+}
+
+/// A page with all parts of the revision that it ends within, as a node reads it.
+fn whole(shard: &Shard, mut events: Events) -> Page {
+    let mut page = read(shard, events.clone()).unwrap();
+    while page.next_sub > 0 {
+        (events.from_revision, events.from_sub, events.previous) = (page.next_revision, page.next_sub, false);
+        let part = read(shard, events.clone()).unwrap();
+        page.events.extend(part.events);
+        (page.next_revision, page.next_sub) = (part.next_revision, part.next_sub);
+    }
+    page
 }
 
 /// The events as `+key=value@revision` and `-key@revision`, with what they replaced.
@@ -87,7 +99,7 @@ fn what_was_replaced_is_left_out_of_no_page_for_what_came_before_it() {
     }
     let (mut from, mut pages) = (3, Vec::new());
     while from < 11 {
-        let page = read(&shard, Events { from_revision: from, previous: true, ..Events::default() }).unwrap();
+        let page = whole(&shard, Events { from_revision: from, previous: true, ..Events::default() });
         let revisions: Vec<_> = page.events.iter().map(|event| event.record.as_ref().unwrap().mod_revision).collect();
         let before = page.events.iter().filter(|event| event.previous.is_some()).count();
         pages.push((revisions[0], revisions[revisions.len() - 1], revisions.len(), before));
@@ -95,8 +107,39 @@ fn what_was_replaced_is_left_out_of_no_page_for_what_came_before_it() {
     }
     let one = |revision| (revision, revision, 3, 3);
     // The first of the large ones is new; of the second as much is shown as an answer can hold.
-    let expected = [one(3), one(4), one(5), one(6), one(7), one(8), (9, 9, 7, 0), (10, 10, 7, 4)];
+    let expected = [one(3), one(4), one(5), one(6), one(7), one(8), (9, 9, 7, 0), (10, 10, 7, 3)];
     assert_eq!(pages, expected);
+}
+
+#[test]
+fn a_revision_that_is_larger_than_a_page_comes_in_parts_and_alone() {
+    let mut shard = Shard::default();
+    let keys: Vec<Vec<u8>> =
+        (0..1_100_u16).map(|key| [&key.to_be_bytes()[..], &[b'k'; KEY_BYTES_MAX - 2]].concat()).collect();
+    for chunk in keys.chunks(100) {
+        shard.ok(txn(chunk.iter().map(|key| put(key, b"v")).collect()));
+    }
+    assert_eq!(shard.ok(txn(vec![put(b"\xffz", b"1")])).revision, 13);
+    assert_eq!(shard.ok(txn(vec![delete(&keys[0], b"\xff")])).revision, 14);
+    assert_eq!(shard.ok(txn(vec![put(b"\xffz", b"2")])).revision, 15);
+    let before = read(&shard, Events { from_revision: 13, ..Events::default() }).unwrap();
+    assert_eq!((words(&before), before.next_revision, before.next_sub), (vec!["+\u{fffd}z=1@13".to_owned()], 14, 0));
+    let (mut from, mut parts) = (Events { from_revision: 14, ..Events::default() }, Vec::new());
+    loop {
+        let part = read(&shard, from.clone()).unwrap();
+        assert!(part.events.iter().all(|event| event.record.as_ref().unwrap().mod_revision == 14));
+        parts.push((part.events.len(), part.next_revision));
+        (from.from_revision, from.from_sub) = (part.next_revision, part.next_sub);
+        if part.next_sub == 0 {
+            break;
+        }
+    }
+    assert_eq!(parts, [(512, 14), (512, 14), (76, 15)]);
+    let ahead = read(&shard, Events { from_revision: 16, from_sub: 7, ..Events::default() }).unwrap();
+    assert_eq!((ahead.next_revision, ahead.next_sub), (16, 7), "a replica that lags does not say that this is all");
+    let range = |key: &[u8]| vec![KeyRange { key: Bytes::copy_from_slice(key), range_end: Bytes::new() }];
+    let last = whole(&shard, Events { from_revision: 14, ranges: range(&keys[1_099]), ..Events::default() });
+    assert_eq!((last.events.len(), last.next_revision, last.next_sub), (1, 16, 0));
 }
 
 #[test]

@@ -113,7 +113,7 @@ pub const CLIENT_CONNECTIONS_MAX: usize = 4_096;
 pub const CONNECTION_STREAMS_MAX: u32 = 1_024;
 /// Headers of one client request, in bytes.
 pub const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Streams that a node keeps open for clients that watch keys, the map or its health, or renew leases.
+/// Calls that a node keeps open for clients that watch keys, the map or its health, renew leases, or wait for a lock.
 pub const WATCHERS_MAX: usize = 8_192;
 /// Messages in the JSON of one request to a method of etcd's API that takes a stream.
 pub const GATEWAY_MESSAGES_MAX: usize = 128;

@@ -228,6 +228,37 @@ async fn streams_that_never_read_cost_bounded_memory_and_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_watches_of_the_same_changes_on_a_stream_that_stops_reading_cost_bounded_memory() {
+    const WATCHES: usize = 2_000;
+    const EVENTS: usize = 1_024;
+    /// Each watch that has its events ready has at least this of its own.
+    const READY_BYTES: usize = EVENTS * size_of::<quorate::proto::etcd::mvccpb::Event>();
+
+    let mut cluster = Cluster::start(1).await;
+    let channel = channel(&cluster).await;
+    let mut kv = KvClient::new(channel.clone());
+    for chunk in 0..EVENTS / OPERATIONS_MAX {
+        let puts = (0..OPERATIONS_MAX).map(|at| operation(Op::RequestPut(put(format!("{chunk} {at}"), 1))));
+        kv.txn(pb::TxnRequest { success: puts.collect(), ..Default::default() }).await.unwrap();
+    }
+    let create = pb::WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+    let creates = std::iter::repeat_n(RequestUnion::CreateRequest(create), WATCHES);
+    let mut stream = watch(&channel, creates.collect()).await;
+    for _ in 0..WATCHES {
+        assert!(stream.message().await.unwrap().unwrap().created);
+    }
+    let before = resident_mib(&cluster);
+    // All in one revision, and so on one page.
+    let all = pb::DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+    assert_eq!(kv.delete_range(all).await.unwrap().into_inner().deleted, EVENTS as i64);
+    assert_eq!(stream.message().await.unwrap().unwrap().events.len(), EVENTS);
+    let after = resident_mib(&cluster);
+    let ready = (WATCHES * READY_BYTES) as u64 >> 20;
+    assert!(after < before + ready / 4, "{before} MiB became {after}; all answers at once are {ready} and more");
+    is_well(&mut cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_etcds_services_that_are_noise_harm_nobody() {
     const METHODS: [&str; 16] = [
         "/etcdserverpb.KV/Range",

@@ -4,8 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use prost::Message;
 use quorate::client::{Client, EventKind, Keys, Watch, WatchOptions};
+use quorate::proto::etcd::etcdserverpb as pb;
+use quorate::proto::etcd::etcdserverpb::watch_client::WatchClient;
+use quorate::proto::etcd::etcdserverpb::watch_request::RequestUnion;
 use quorate::proto::rpc;
 use quorate::proto::v1::kv_client::KvClient;
 use quorate::proto::v1::{ErrorCode, ErrorDetail, KeyRange, WatchRequest, WatchResponse};
@@ -188,7 +192,7 @@ async fn what_a_watch_cannot_follow_is_said() {
 }
 
 /// A stream of one node and no other.
-async fn stream(address: &str, request: WatchRequest) -> Result<Streaming<WatchResponse>, Status> {
+async fn watched(address: &str, request: WatchRequest) -> Result<Streaming<WatchResponse>, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     KvClient::new(endpoint.connect_lazy()).watch(request).await.map(tonic::Response::into_inner)
 }
@@ -217,7 +221,7 @@ async fn every_node_serves_a_watch_also_while_replicas_move() {
     let without = (1..=4).find(|node| !holders.contains(node)).unwrap();
     let mut streams = Vec::new();
     for node in &cluster.nodes {
-        let mut stream = stream(&node.client, on_key("k")).await.unwrap();
+        let mut stream = watched(&node.client, on_key("k")).await.unwrap();
         let begun = answer(&mut stream).await;
         assert!(begun.events.is_empty() && begun.next_revision == begun.header.unwrap().revision + 1);
         streams.push(stream);
@@ -246,10 +250,10 @@ async fn every_node_serves_a_watch_also_while_replicas_move() {
     let status = streams[0].message().await.unwrap_err();
     assert_eq!(code(&status), (ErrorCode::Unavailable, true), "{status:?}");
 
-    let refused = stream(&cluster.nodes[1].client, WatchRequest { from_revision: 1, ..on_key("k") }).await;
+    let refused = watched(&cluster.nodes[1].client, WatchRequest { from_revision: 1, ..on_key("k") }).await;
     answer(&mut refused.unwrap()).await;
     let nowhere = quorate::proto::v1::Target { keyspace: "none".into(), ..Default::default() };
-    let refused = stream(&cluster.nodes[1].client, WatchRequest { target: Some(nowhere), ..on_key("k") }).await;
+    let refused = watched(&cluster.nodes[1].client, WatchRequest { target: Some(nowhere), ..on_key("k") }).await;
     assert_eq!(code(&refused.unwrap_err()), (ErrorCode::KeyspaceNotFound, false));
 }
 
@@ -258,7 +262,7 @@ async fn a_stream_that_wants_progress_hears_of_it_and_leaves_a_node_that_is_cut_
     let cluster = Cluster::start(3).await;
     cluster.move_leader(SHARD, 0).await;
     let client = cluster.client().await;
-    let mut stream = stream(&cluster.nodes[2].client, WatchRequest { progress: true, ..on_key("k") }).await.unwrap();
+    let mut stream = watched(&cluster.nodes[2].client, WatchRequest { progress: true, ..on_key("k") }).await.unwrap();
     answer(&mut stream).await;
     let revision = client.put("other", "v").await.unwrap().revision;
     let progress = answer(&mut stream).await;
@@ -274,20 +278,96 @@ async fn a_stream_that_wants_progress_hears_of_it_and_leaves_a_node_that_is_cut_
     }
 }
 
+/// A stream of etcd's API with one watch.
+async fn etcd_stream(
+    address: &str,
+    create: pb::WatchCreateRequest,
+    requires_leader: bool,
+) -> Result<Streaming<pb::WatchResponse>, Status> {
+    let create = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+    let mut request = tonic::Request::new(stream::iter([create]).chain(stream::pending()));
+    if requires_leader {
+        request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    }
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let client = WatchClient::new(endpoint.connect_lazy()).max_decoding_message_size(usize::MAX);
+    { client }.watch(request).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_from_now_begins_once_a_leader_says_what_now_is() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    cluster.move_leader(SHARD, 0).await;
+    let create = || pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+    // Stopped while it lags: what is acknowledged now it has not heard of when it goes on.
+    cluster.nodes[2].signal(Signal::STOP);
+    let revision = client.put("k", "before").await.unwrap().revision;
+    for node in &cluster.nodes[..2] {
+        node.signal(Signal::STOP);
+    }
+    cluster.nodes[2].signal(Signal::CONT);
+    let (waiting, refused) = tokio::join!(
+        etcd_stream(&cluster.nodes[2].client, create(), false),
+        etcd_stream(&cluster.nodes[2].client, create(), true),
+    );
+    // Where it still believes in its leader, it takes a while to find that there is none.
+    let refused = match refused {
+        Ok(mut refused) => refused.message().await.expect_err("no leader proves the present"),
+        Err(refused) => refused,
+    };
+    assert_eq!(refused.message(), "etcdserver: no leader");
+    for node in &cluster.nodes[..2] {
+        node.signal(Signal::CONT);
+    }
+    let mut waiting = waiting.unwrap();
+    let created = waiting.message().await.unwrap().unwrap();
+    assert!(created.created && created.header.unwrap().revision >= revision as i64, "{created:?}");
+    put(&client, "k", "after").await;
+    let shown = waiting.message().await.unwrap().unwrap();
+    let values: Vec<_> = shown.events.into_iter().map(|event| event.kv.unwrap().value).collect();
+    assert_eq!(values, ["after"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_revision_of_many_changes_comes_whole() {
-    let cluster = Cluster::start(1).await;
+    const KEYS: usize = 5_000;
+    // One node has no replica: it is asked there what another one reads in parts.
+    let cluster = Cluster::start(4).await;
     let client = cluster.client().await;
-    // Keys that are long enough for their deletion to be too large for one answer.
+    // Keys that are long enough for their deletion to be too large for one answer, be it 32 MiB.
     let long = "x".repeat(7_000);
-    let puts = (0..3_000).map(|number| client.put(format!("{number:04}{long}"), ""));
+    let puts = (0..KEYS).map(|number| client.put(format!("{number:04}{long}"), ""));
     futures_util::future::try_join_all(puts).await.unwrap();
     let mut watch = client.watch_range(&Keys::all(), WatchOptions::new());
     watch.begin().await.unwrap();
-    assert_eq!(client.delete_range(&Keys::all()).await.unwrap(), 3_000);
-    for number in 0..3_000 {
+    let mut streams = Vec::new();
+    for (node, fragment) in cluster.nodes.iter().flat_map(|node| [(node, false), (node, true)]) {
+        let create =
+            pb::WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), fragment, ..Default::default() };
+        let create = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        let endpoint = Endpoint::from_shared(format!("http://{}", node.client)).unwrap();
+        let mut client = WatchClient::new(endpoint.connect_lazy()).max_decoding_message_size(usize::MAX);
+        let requests = stream::iter([create]).chain(stream::pending());
+        let mut answers = client.watch(requests).await.unwrap().into_inner();
+        assert!(answers.message().await.unwrap().unwrap().created);
+        streams.push((answers, fragment));
+    }
+    assert_eq!(client.delete_range(&Keys::all()).await.unwrap(), KEYS as u64);
+    for number in 0..KEYS {
         let event = tokio::time::timeout(STUCK, watch.next()).await.expect("an event").unwrap();
         assert_eq!(event.kind(), EventKind::Delete);
         assert_eq!(event.record.unwrap().key, format!("{number:04}{long}"));
+    }
+    for (mut answers, fragment) in streams {
+        let (mut seen, mut parts) = (Vec::new(), 0);
+        while seen.len() < KEYS {
+            let part = tokio::time::timeout(STUCK, answers.message()).await.expect("events").unwrap().unwrap();
+            seen.extend(part.events.into_iter().map(|event| event.kv.unwrap().key));
+            assert_eq!(part.fragment, seen.len() < KEYS);
+            parts += 1;
+        }
+        assert_eq!(parts > 1, fragment);
+        assert!((0..KEYS).all(|number| seen[number] == format!("{number:04}{long}")));
     }
 }

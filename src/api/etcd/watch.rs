@@ -30,8 +30,8 @@ use crate::types::limits::REQUEST_TIMEOUT_DEFAULT;
 const LEADERLESS_MAX: Duration = Duration::from_secs(3);
 /// How often changes are asked for where nothing says that there are some, and whether there is a leader.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// How long the present revision may take to be proven. A new watch then begins with this node's own.
-const PRESENT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the present revision may take to be proven in one way, before it is tried in another.
+const PRESENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Events of one page.
 const PAGE_EVENTS: u32 = 1_000;
 
@@ -56,6 +56,8 @@ impl<S: Service> Watch for Etcd<S> {
             leaderless_since: None,
             has_failed: false,
             owes_progress: false,
+            begins: None,
+            settle_at: time::now(),
             watches: Watches::new(self.watch_progress),
             out: VecDeque::new(),
         };
@@ -79,8 +81,12 @@ struct Watching<S> {
     has_failed: bool,
     /// Progress was asked for, and no leader has proven yet what the present is.
     owes_progress: bool,
+    /// A watch that is to begin now, of which the same is true. Nothing else is heard before.
+    begins: Option<pb::WatchCreateRequest>,
+    /// When these two are tried again.
+    settle_at: Instant,
     watches: Watches,
-    /// Answers that are ready: those to one request, or to one page of changes.
+    /// Answers that are ready: those to one request, or of one watch to a page of changes.
     out: VecDeque<pb::WatchResponse>,
 }
 
@@ -98,17 +104,15 @@ impl<S: Service> Watching<S> {
             if let Some(answer) = self.out.pop_front() {
                 return Some((Ok(answer), Some(self)));
             }
-            if self.requests.is_none() && self.watches.is_empty() {
+            if self.requests.is_none() && self.watches.is_empty() && self.begins.is_none() {
                 return None;
             }
+            if self.is_owing() && time::now() >= self.settle_at {
+                self.settle().await;
+                self.settle_at = time::now() + ASK_EVERY;
+            }
             let goes_on = match self.advance().await {
-                Ok(true) => true,
-                Ok(false) if self.owes_progress => {
-                    self.ask_progress().await;
-                    self.tell_progress();
-                    !self.out.is_empty()
-                }
-                Ok(false) => false,
+                Ok(has_more) => has_more || !self.out.is_empty(),
                 Err(status) => return Some((Err(status), None)),
             };
             // Requests are heard also while there is always more to show.
@@ -124,8 +128,13 @@ impl<S: Service> Watching<S> {
         }
     }
 
-    /// Reads a page of changes, if there can be one. Returns whether there is more to do at once.
+    /// Shows what was read, or reads a page of changes if there can be one. Returns whether there is more to do at
+    /// once.
     async fn advance(&mut self) -> Result<bool, Status> {
+        let has_more = self.watches.show(time::now(), &mut self.out);
+        if has_more || !self.out.is_empty() {
+            return Ok(true);
+        }
         self.asked.shard_is(self.shard).map_err(Refused::status)?;
         if self.revision.is_none() {
             // A replica may have come.
@@ -160,9 +169,10 @@ impl<S: Service> Watching<S> {
             Ok(page) => {
                 let header = self.asked.header_of(page.header.as_ref());
                 let is_moved = page.next_revision > from;
-                self.watches.show(page, header.as_ref(), time::now(), &mut self.out);
+                self.watches.take_page(page, header.as_ref());
+                let has_more = self.watches.show(time::now(), &mut self.out);
                 self.tell_progress();
-                Ok(is_moved || !self.out.is_empty())
+                Ok(is_moved || has_more || !self.out.is_empty())
             }
             Err(failure) => self.fail(failure),
         }
@@ -191,13 +201,13 @@ impl<S: Service> Watching<S> {
 
     /// What has come, or comes; nothing is waited for when the stream `goes_on` anyway.
     async fn wait(&mut self, goes_on: bool) -> Woken {
-        let must_ask = self.revision.is_none() || self.requires_leader || self.has_failed || self.owes_progress;
+        let must_ask = self.revision.is_none() || self.requires_leader || self.has_failed || self.is_owing();
         let nap = if must_ask { ASK_EVERY } else { self.watches.progress_every() };
         let asked = async {
             match &mut self.requests {
                 // A request that cannot be read ends the requests.
-                Some(requests) => requests.message().await.ok().flatten(),
-                None => std::future::pending().await,
+                Some(requests) if self.begins.is_none() => requests.message().await.ok().flatten(),
+                _ => std::future::pending().await,
             }
         };
         let changed = async {
@@ -239,10 +249,7 @@ impl<S: Service> Watching<S> {
 
     async fn take(&mut self, request: pb::WatchRequest) {
         match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => {
-                let present = self.present().await.or_else(|| self.asked.local_header());
-                self.watches.create(create, present.as_ref(), time::now(), &mut self.out);
-            }
+            Some(RequestUnion::CreateRequest(create)) => self.create(create).await,
             Some(RequestUnion::CancelRequest(cancel)) => {
                 let header = self.asked.local_header();
                 self.watches.cancel(cancel.watch_id, header.as_ref(), &mut self.out);
@@ -250,6 +257,35 @@ impl<S: Service> Watching<S> {
             Some(RequestUnion::ProgressRequest(_)) => self.ask_progress().await,
             None => {}
         }
+    }
+
+    /// Whether something waits for a leader who says what the present is.
+    fn is_owing(&self) -> bool {
+        self.owes_progress || self.begins.is_some()
+    }
+
+    /// Tries again what waits for that.
+    async fn settle(&mut self) {
+        if let Some(create) = self.begins.take() {
+            self.create(create).await;
+        }
+        if self.owes_progress {
+            self.ask_progress().await;
+            self.tell_progress();
+        }
+    }
+
+    /// A watch that does not say from where begins at a present that is proven: this node may lag behind what the
+    /// client was told elsewhere.
+    async fn create(&mut self, create: pb::WatchCreateRequest) {
+        let present = self.present().await;
+        if present.is_none() && create.start_revision == 0 {
+            self.has_failed = true;
+            self.begins = Some(create);
+            return;
+        }
+        let header = present.or_else(|| self.asked.local_header());
+        self.watches.create(create, header.as_ref(), time::now(), &mut self.out);
     }
 
     /// Progress is told of a present that is proven: a node that lags would tell the client of less than it was
@@ -264,13 +300,18 @@ impl<S: Service> Watching<S> {
 
     /// The header of now, with every write that was acknowledged before; `None` while no leader can prove it.
     async fn present(&self) -> Option<pb::ResponseHeader> {
-        let request = v1::TxnRequest {
-            target: self.asked.target(),
-            transaction: Some(v1::Transaction::default()),
-            level: v1::ReadLevel::Follower.into(),
-            ..Default::default()
-        };
-        let answer = self.asked.service.txn(request, time::now() + PRESENT_TIMEOUT).await.ok()?;
-        self.asked.header_of(answer.header.as_ref())
+        // The leader knows also while this node lags too far behind to say it.
+        for level in [v1::ReadLevel::Follower, v1::ReadLevel::Linearizable] {
+            let request = v1::TxnRequest {
+                target: self.asked.target(),
+                transaction: Some(v1::Transaction::default()),
+                level: level.into(),
+                ..Default::default()
+            };
+            if let Ok(answer) = self.asked.service.txn(request, time::now() + PRESENT_TIMEOUT).await {
+                return self.asked.header_of(answer.header.as_ref());
+            }
+        }
+        None
     }
 }

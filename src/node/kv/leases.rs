@@ -50,15 +50,26 @@ impl Kv {
         let shard = only_shard(&map, request.target.as_ref())?;
         let level = Level::of(request.level(), 0)?;
         let v1::EventsRequest { from_revision, ranges, previous, limit, .. } = request;
-        let events = shard_read::Kind::Events(shard_read::Events { from_revision, ranges, previous, limit });
-        let read = self.read(&map, shard, events, level, deadline).await?;
-        match read.result.kind {
-            Some(shard_read_result::Kind::Events(page)) => Ok(v1::EventsResponse {
-                header: Some(read.header),
-                events: page.events,
-                next_revision: page.next_revision,
-            }),
-            _ => Err(unexpected()),
+        let mut from = shard_read::Events { from_revision, ranges, previous, limit, from_sub: 0 };
+        let mut events = Vec::new();
+        let mut header = None;
+        loop {
+            let read = self.read(&map, shard, shard_read::Kind::Events(from.clone()), level, deadline).await?;
+            let Some(shard_read_result::Kind::Events(page)) = read.result.kind else { return Err(unexpected()) };
+            // The answer is as new as its first part was read.
+            let header = header.get_or_insert(read.header);
+            events.extend(page.events);
+            if page.next_sub == 0 {
+                let (header, next_revision) = (Some(header.clone()), page.next_revision);
+                return Ok(v1::EventsResponse { header, events, next_revision });
+            }
+            if (page.next_revision, page.next_sub) == (from.from_revision, from.from_sub) {
+                let message = "a replica that was asked for the rest of a revision has not come so far; try again";
+                return Err(Failure::retry(ErrorCode::Unavailable, message));
+            }
+            // The rest of a revision that is larger than a page. What it replaced would be more than any answer
+            // can hold.
+            (from.from_revision, from.from_sub, from.previous) = (page.next_revision, page.next_sub, false);
         }
     }
 

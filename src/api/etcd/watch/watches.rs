@@ -19,6 +19,8 @@ use crate::types::limits::{KEY_BYTES_MAX, WATCH_RANGES_MAX};
 const NO_WATCH: i64 = -1;
 /// Bytes of events in a fragment, as etcd's default.
 const FRAGMENT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Watches whose ranges are named where changes are read.
+const RANGES_READ_MAX: usize = 100;
 /// The end of a range without one.
 const UNBOUNDED: &[u8] = &[0];
 
@@ -29,6 +31,8 @@ type Out = VecDeque<pb::WatchResponse>;
 pub(super) struct Watches {
     watches: BTreeMap<i64, Watch>,
     next_id: i64,
+    /// What is being shown.
+    page: Option<Page>,
     /// Revisions at which progress was asked for; each is told when all watches have passed it.
     asked: VecDeque<u64>,
     /// How often a watch that wants to hears of progress while nothing happens.
@@ -46,8 +50,19 @@ struct Watch {
     fragment: bool,
     /// When something was last said, if it wants to hear of progress.
     told_at: Option<Instant>,
-    /// It has seen no page yet.
+    /// No page was read for it yet.
     is_new: bool,
+}
+
+/// Changes that are shown to one watch after the other, so that only one answer is held at a time.
+struct Page {
+    events: Vec<Shown>,
+    /// Their places in `events`, in the order of their keys.
+    by_key: Vec<usize>,
+    next_revision: u64,
+    header: Option<pb::ResponseHeader>,
+    /// The first watch that it was not shown to.
+    next_id: i64,
 }
 
 impl Watches {
@@ -73,7 +88,12 @@ impl Watches {
         self.watches.values().map(|watch| watch.next).min()
     }
 
+    /// The ranges to read changes of; empty for those of all keys. Beyond a number of watches it costs less to look
+    /// here who wants a change than to compare each with every range.
     pub(super) fn ranges(&self) -> Vec<v1::KeyRange> {
+        if self.watches.len() > RANGES_READ_MAX {
+            return Vec::new();
+        }
         let range = |watch: &Watch| v1::KeyRange { key: watch.key.clone(), range_end: watch.range_end.clone() };
         self.watches.values().map(range).collect()
     }
@@ -176,31 +196,43 @@ impl Watches {
         }
     }
 
-    /// Shows a page of changes to every watch that waits for them.
-    pub(super) fn show(
-        &mut self,
-        page: v1::EventsResponse,
-        header: Option<&pb::ResponseHeader>,
-        now: Instant,
-        out: &mut Out,
-    ) {
-        let events: Vec<_> = page.events.into_iter().map(Shown::of).collect();
-        for (&id, watch) in &mut self.watches {
+    /// Takes a page of changes to show to every watch there is: it was read for all of them.
+    pub(super) fn take_page(&mut self, page: v1::EventsResponse, header: Option<&pb::ResponseHeader>) {
+        for watch in self.watches.values_mut() {
             watch.is_new = false;
-            let wanted = events.iter().filter(|event| watch.wants(event));
-            let wanted: Vec<_> = wanted.map(|event| event.to(watch.previous)).collect();
+        }
+        let events: Vec<_> = page.events.into_iter().map(Shown::of).collect();
+        let mut by_key: Vec<_> = (0..events.len()).collect();
+        by_key.sort_by(|one, other| key_at(&events, *one).cmp(key_at(&events, *other)));
+        let (header, next_id) = (header.copied(), i64::MIN);
+        self.page = Some(Page { events, by_key, next_revision: page.next_revision, header, next_id });
+    }
+
+    /// Shows the page to the next watch that wants something of it. Returns whether there is more of it.
+    pub(super) fn show(&mut self, now: Instant, out: &mut Out) -> bool {
+        let Some(page) = &mut self.page else { return false };
+        // Those that came since the page was read are for the next one.
+        let watches = self.watches.range_mut(page.next_id..).filter(|(_, watch)| !watch.is_new);
+        for (&id, watch) in watches {
+            let wanted = page.wanted_by(watch);
             watch.next = watch.next.max(page.next_revision);
             if wanted.is_empty() {
                 continue;
             }
             watch.told_at = watch.told_at.map(|_| now);
-            let response = pb::WatchResponse { header: header.copied(), watch_id: id, ..Default::default() };
+            let response = pb::WatchResponse { header: page.header, watch_id: id, ..Default::default() };
             if watch.fragment {
                 fragments(&response, wanted, out);
             } else {
                 out.push_back(pb::WatchResponse { events: wanted, ..response });
             }
+            if let Some(next_id) = id.checked_add(1) {
+                page.next_id = next_id;
+                return true;
+            }
         }
+        self.page = None;
+        false
     }
 
     /// Progress of the whole stream was asked for, at a moment.
@@ -261,16 +293,34 @@ impl Shown {
     }
 }
 
+impl Page {
+    /// What a watch has not shown, in the order in which it happened.
+    fn wanted_by(&self, watch: &Watch) -> Vec<mvccpb::Event> {
+        let key_of = |at: &usize| key_at(&self.events, *at);
+        let start = self.by_key.partition_point(|at| key_of(at) < watch.key.as_ref());
+        let from = self.by_key.get(start..).unwrap_or_default();
+        let count = match watch.range_end.as_ref() {
+            [] => from.partition_point(|at| key_of(at) == watch.key.as_ref()),
+            UNBOUNDED => from.len(),
+            end => from.partition_point(|at| key_of(at) < end),
+        };
+        let mut wanted = from.get(..count).unwrap_or_default().to_vec();
+        wanted.sort_unstable();
+        let events = wanted.into_iter().filter_map(|at| self.events.get(at)).filter(|event| watch.wants(event));
+        events.map(|event| event.to(watch.previous)).collect()
+    }
+}
+
+fn key_at(events: &[Shown], at: usize) -> &[u8] {
+    let record = events.get(at).and_then(|event| event.event.kv.as_ref());
+    record.map_or(&[], |record| record.key.as_ref())
+}
+
 impl Watch {
+    /// Whether it wants to show a change of its keys.
     fn wants(&self, shown: &Shown) -> bool {
         let is_filtered = if shown.is_put { self.no_put } else { self.no_delete };
-        let key = shown.event.kv.as_ref().map(|record| &record.key);
-        let holds = |key: &Bytes| match self.range_end.as_ref() {
-            [] => *key == self.key,
-            UNBOUNDED => *key >= self.key,
-            end => *key >= self.key && key.as_ref() < end,
-        };
-        shown.revision >= self.next && !is_filtered && key.is_some_and(holds)
+        shown.revision >= self.next && !is_filtered
     }
 }
 
@@ -325,9 +375,20 @@ mod tests {
         out
     }
 
+    /// All answers to a page; no two are made at once.
+    fn shown(watches: &mut Watches, page: v1::EventsResponse, header: Option<&pb::ResponseHeader>) -> Out {
+        let (mut all, mut out) = (Out::new(), Out::new());
+        watches.take_page(page, header);
+        while watches.show(time::now(), &mut out) {
+            assert!(out.iter().all(|answer| answer.watch_id == out[0].watch_id));
+            all.append(&mut out);
+        }
+        all.append(&mut out);
+        all
+    }
+
     fn show(watches: &mut Watches, page: v1::EventsResponse) -> Vec<(i64, Vec<i64>)> {
-        let mut out = Out::new();
-        watches.show(page, Some(&header(99)), time::now(), &mut out);
+        let out = shown(watches, page, Some(&header(99)));
         let revisions = |answer: &pb::WatchResponse| {
             answer.events.iter().map(|event| event.kv.as_ref().unwrap().mod_revision).collect()
         };
@@ -349,6 +410,43 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_while_a_page_is_shown_waits_for_one_that_was_read_for_it() {
+        let mut watches = Watches::default();
+        for _ in 0..2 {
+            create(&mut watches, "a", "c", 5, 7);
+        }
+        let mut out = Out::new();
+        watches.take_page(page(vec![event("b", 6, true), event("a", 8, true)], 9), Some(&header(8)));
+        assert!(watches.show(time::now(), &mut out));
+        create(&mut watches, "a", "", 3, 8);
+        watches.cancel(1, None, &mut out);
+        create(&mut watches, "b", "", 6, 8);
+        assert!(!watches.show(time::now(), &mut out), "there is nobody left whom it concerns");
+        assert_eq!(out.iter().filter(|answer| !answer.events.is_empty()).count(), 1);
+        assert_eq!(watches.next(), Some(3));
+        let again = page(vec![event("a", 3, true), event("b", 6, true), event("a", 8, true)], 9);
+        assert_eq!(show(&mut watches, again), [(2, vec![3, 8]), (3, vec![6])]);
+        assert_eq!(watches.next(), Some(9));
+    }
+
+    #[test]
+    fn many_watches_see_each_their_keys_in_the_order_of_changes() {
+        let mut watches = Watches::default();
+        let names: Vec<&'static str> = (0..200).map(|at| &*format!("k{at:03}").leak()).collect();
+        for name in &names {
+            create(&mut watches, name, "", 1, 0);
+        }
+        create(&mut watches, "k010", "k013", 1, 0);
+        create(&mut watches, "k198", "\0", 1, 0);
+        assert!(watches.ranges().is_empty(), "all changes are read");
+        let events = [12, 199, 10, 12, 5].map(|at| names[at]);
+        let events = events.iter().zip(1..).map(|(name, revision)| event(name, revision, true)).collect();
+        let expected =
+            [(5, vec![5]), (10, vec![3]), (12, vec![1, 4]), (199, vec![2]), (200, vec![1, 3, 4]), (201, vec![2])];
+        assert_eq!(show(&mut watches, page(events, 6)), expected);
+    }
+
+    #[test]
     fn filters_and_previous_records_are_each_watchs_own() {
         let mut watches = Watches::default();
         let mut out = Out::new();
@@ -357,8 +455,7 @@ mod tests {
             let create = pb::WatchCreateRequest { key, filters, prev_kv, ..Default::default() };
             watches.create(create, Some(&header(1)), time::now(), &mut out);
         }
-        out.clear();
-        watches.show(page(vec![event("a", 2, true), event("a", 3, false)], 4), None, time::now(), &mut out);
+        let out = shown(&mut watches, page(vec![event("a", 2, true), event("a", 3, false)], 4), None);
         let shown: Vec<_> = out.iter().map(|answer| (answer.watch_id, answer.events.clone())).collect();
         assert_eq!((shown[0].0, shown[0].1.len(), shown[0].1[0].prev_kv.is_some()), (0, 1, true));
         assert_eq!((shown[1].0, shown[1].1.len(), shown[1].1[0].prev_kv.is_some()), (1, 1, false));
@@ -397,7 +494,7 @@ mod tests {
             out.iter().map(|answer| (answer.watch_id, answer.header.unwrap().revision)).collect::<Vec<_>>()
         };
         time::sleep(PROGRESS_EVERY / 2).await;
-        watches.show(page(vec![event("a", 6, true)], 7), Some(&header(6)), time::now(), &mut out);
+        show(&mut watches, page(vec![event("a", 6, true)], 7));
         assert_eq!(told(&mut watches, 6), []);
         time::sleep(PROGRESS_EVERY / 2).await;
         assert_eq!(told(&mut watches, 6), [(2, 6)], "the first was told of an event meanwhile");
@@ -433,14 +530,13 @@ mod tests {
         let create =
             pb::WatchCreateRequest { key, range_end: Bytes::from_static(&[0]), fragment: true, ..Default::default() };
         watches.create(create, Some(&header(1)), time::now(), &mut out);
-        out.clear();
         let large = |key| {
             let mut event = event(key, 2, true);
             event.record.as_mut().unwrap().value = vec![0; 1_500_000].into();
             event.previous = None;
             event
         };
-        watches.show(page(vec![large("a"), large("b"), large("c")], 3), None, time::now(), &mut out);
+        let out = shown(&mut watches, page(vec![large("a"), large("b"), large("c")], 3), None);
         let parts: Vec<_> = out.iter().map(|part| (part.events.len(), part.fragment)).collect();
         assert_eq!(parts, [(1, true), (1, true), (1, false)]);
     }
