@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Context;
 use super::args::{Format, MemberCommand, OperationCommand};
 use super::cluster::{Listing, hex, or_dash, show};
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use crate::client::{Client, Node, NodeStanding, ShardOperation};
 use crate::env::time;
 use crate::types::{GroupId, NodeId, OperationId};
@@ -21,6 +21,13 @@ pub(crate) async fn member(context: &mut Context<'_>, command: MemberCommand) ->
     match command {
         MemberCommand::List => {
             let answer = client.members().await?;
+            if answer.members.is_empty() {
+                return Err(Failure {
+                    exit: Exit::Unavailable,
+                    message: "the cluster is not founded yet".to_owned(),
+                    hint: "start all nodes that --cluster names; they found it when the last one is there".to_owned(),
+                });
+            }
             let listing = Listing {
                 header: &["ID", "NAME", "STATE", "CLIENT", "PEER", "LABELS"],
                 rows: answer.members.iter().map(member_row).collect(),

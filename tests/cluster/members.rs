@@ -107,6 +107,24 @@ async fn said_by(cluster: &Cluster, at: usize, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_is_not_founded_has_no_list_of_members() {
+    let mut cluster = Cluster::new(3, &[]);
+    cluster.nodes[0].start();
+    let said = eventually("answer of the node", || async {
+        let (code, out, said) = cluster.kvctl(&["--timeout", "2s", "member", "list"]);
+        assert_eq!((code, out.as_str()), (3, ""));
+        said.contains("not founded").then_some(said)
+    });
+    assert!(said.await.contains("start all nodes that --cluster names"));
+    for node in &mut cluster.nodes[1..] {
+        node.start();
+    }
+    cluster.wait_ready().await;
+    let (code, out, said) = cluster.kvctl(&["member", "list"]);
+    assert_eq!((code, out.lines().count()), (0, 3), "{out}{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_come_and_go_under_load() {
     let mut cluster = Cluster::start(5).await;
     let client = cluster.client().await;

@@ -13,9 +13,10 @@ use quorate::proto::etcd::etcdserverpb::watch_request::RequestUnion;
 use quorate::proto::rpc;
 use quorate::proto::v1::kv_client::KvClient;
 use quorate::proto::v1::{ErrorCode, ErrorDetail, KeyRange, WatchRequest, WatchResponse};
+use quorate::types::GroupId;
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::Endpoint;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::harness::{Cluster, STUCK, eventually};
 
@@ -216,7 +217,7 @@ fn code(status: &Status) -> (ErrorCode, bool) {
 async fn every_node_serves_a_watch_also_while_replicas_move() {
     let mut cluster = Cluster::start(4).await;
     let client = cluster.client().await;
-    let replicas = client.map().await.unwrap().shards[&quorate::types::GroupId(SHARD)].replicas.clone();
+    let replicas = client.map().await.unwrap().shards[&GroupId(SHARD)].replicas.clone();
     let holders: Vec<_> = replicas.iter().map(|replica| replica.node.0).collect();
     let without = (1..=4).find(|node| !holders.contains(node)).unwrap();
     let mut streams = Vec::new();
@@ -282,12 +283,12 @@ async fn a_stream_that_wants_progress_hears_of_it_and_leaves_a_node_that_is_cut_
 async fn etcd_stream(
     address: &str,
     create: pb::WatchCreateRequest,
-    requires_leader: bool,
+    metadata: &[(&'static str, &str)],
 ) -> Result<Streaming<pb::WatchResponse>, Status> {
     let create = pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
     let mut request = tonic::Request::new(stream::iter([create]).chain(stream::pending()));
-    if requires_leader {
-        request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    for (name, value) in metadata {
+        request.metadata_mut().insert(*name, value.parse().unwrap());
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let client = WatchClient::new(endpoint.connect_lazy()).max_decoding_message_size(usize::MAX);
@@ -308,8 +309,8 @@ async fn a_watch_from_now_begins_once_a_leader_says_what_now_is() {
     }
     cluster.nodes[2].signal(Signal::CONT);
     let (waiting, refused) = tokio::join!(
-        etcd_stream(&cluster.nodes[2].client, create(), false),
-        etcd_stream(&cluster.nodes[2].client, create(), true),
+        etcd_stream(&cluster.nodes[2].client, create(), &[]),
+        etcd_stream(&cluster.nodes[2].client, create(), &[("hasleader", "true")]),
     );
     // Where it still believes in its leader, it takes a while to find that there is none.
     let refused = match refused {
@@ -327,6 +328,44 @@ async fn a_watch_from_now_begins_once_a_leader_says_what_now_is() {
     let shown = waiting.message().await.unwrap().unwrap();
     let values: Vec<_> = shown.events.into_iter().map(|event| event.kv.unwrap().value).collect();
     assert_eq!(values, ["after"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_etcds_api_end_with_their_keyspace_and_without_a_leader() {
+    let cluster = Cluster::start(4).await;
+    let client = cluster.client().await;
+    let shards = client.map().await.unwrap().shards;
+    let holders: Vec<_> = shards[&GroupId(SHARD)].replicas.iter().map(|replica| replica.node.0 as usize - 1).collect();
+    let without = (0..4).find(|node| !holders.contains(node)).unwrap();
+    let address = &cluster.nodes[without].client;
+    let create = || pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+
+    assert_eq!(cluster.kvctl(&["keyspace", "create", "brief"]).0, 0);
+    let metadata = [("quorate-keyspace", "brief"), ("hasleader", "true")];
+    let mut streams = Vec::new();
+    for node in &cluster.nodes {
+        let mut stream = etcd_stream(&node.client, create(), &metadata).await.unwrap();
+        assert!(stream.message().await.unwrap().unwrap().created);
+        streams.push(stream);
+    }
+    assert_eq!(cluster.kvctl(&["keyspace", "drop", "brief", "--yes"]).0, 0);
+    for mut stream in streams {
+        let ended = tokio::time::timeout(STUCK, stream.message()).await.expect("an end").unwrap_err();
+        assert_eq!(ended.code(), Code::NotFound, "{ended:?}");
+    }
+
+    let mut stream = etcd_stream(address, create(), &metadata[1..]).await.unwrap();
+    assert!(stream.message().await.unwrap().unwrap().created);
+    put(&client, "k", "v").await;
+    assert_eq!(stream.message().await.unwrap().unwrap().events.len(), 1);
+    for node in &holders {
+        cluster.nodes[*node].signal(Signal::STOP);
+    }
+    let ended = tokio::time::timeout(STUCK, stream.message()).await.expect("an end").unwrap_err();
+    assert_eq!((ended.code(), ended.message()), (Code::Unavailable, "etcdserver: no leader"));
+    for node in &holders {
+        cluster.nodes[*node].signal(Signal::CONT);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,6 +28,8 @@ const RENEW_EVERY: Duration = Duration::from_millis(500);
 const LIVES_PERCENT: u64 = 80;
 /// How long a wait may last before it is begun anew.
 const WAIT_MAX: Duration = Duration::from_secs(25);
+/// How long those wait, in milliseconds, who ask again by another node before the first call has left the line.
+const ASKS_AGAIN_MS: (u64, u64) = (50, 1_500);
 
 /// A name to contend for, as a lock or in an election.
 #[derive(Clone, Debug)]
@@ -57,6 +59,7 @@ pub(super) struct Contender<'a> {
     round: u64,
     name: Name,
     fencing: &'a RefCell<Fencing>,
+    chance: Chance,
     /// Waits on one connection, renews and writes on another.
     waiting: Etcd,
     etcd: Etcd,
@@ -77,6 +80,7 @@ impl<'a> Contender<'a> {
             round,
             name,
             fencing,
+            chance: setup.chance(&format!("locks {number} {round} asks again")),
             waiting: etcd("waits"),
             etcd: etcd("works"),
             lease: 0,
@@ -138,23 +142,34 @@ impl<'a> Contender<'a> {
     }
 
     async fn stand_in_line(&mut self, deadline: Instant) -> Result<bool, Broken> {
-        let Self { waiting, etcd, name, lease, ttl_s, until_ms, number, .. } = self;
+        let Self { waiting, etcd, name, lease, ttl_s, until_ms, number, chance, .. } = self;
         let value = format!("{number}");
         let granted = async {
-            let mut asked = std::pin::pin!(ask(waiting, name, *lease, value));
             loop {
-                tokio::select! {
-                    biased;
-                    granted = &mut asked => return granted.ok(),
-                    () = time::sleep(RENEW_EVERY) => {}
+                let asks_again = chance.percent(30);
+                let patience = if asks_again { chance.millis(ASKS_AGAIN_MS.0, ASKS_AGAIN_MS.1) } else { 2 * WAIT_MAX };
+                {
+                    let asked = time::timeout(patience, ask(waiting, name, *lease, value.clone()));
+                    let mut asked = std::pin::pin!(asked);
+                    loop {
+                        tokio::select! {
+                            biased;
+                            granted = &mut asked => match granted {
+                                Ok(granted) => return granted.ok(),
+                                Err(_) => break,
+                            },
+                            () = time::sleep(RENEW_EVERY) => {}
+                        }
+                        let called_ms = crate::now_ms();
+                        match etcd.keep_alive(CALL, *lease).await {
+                            Ok(Some(_)) => *until_ms = called_ms + *ttl_s * 10 * LIVES_PERCENT,
+                            // Without a lease there is nothing to wait for.
+                            Ok(None) => return None,
+                            Err(_) => {}
+                        }
+                    }
                 }
-                let called_ms = crate::now_ms();
-                match etcd.keep_alive(CALL, *lease).await {
-                    Ok(Some(_)) => *until_ms = called_ms + *ttl_s * 10 * LIVES_PERCENT,
-                    // Without a lease there is nothing to wait for.
-                    Ok(None) => return None,
-                    Err(_) => {}
-                }
+                waiting.leave();
             }
         };
         let Ok(Some((key, fence, granted))) = time::timeout_at(deadline, granted).await else { return Ok(false) };
