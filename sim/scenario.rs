@@ -345,6 +345,25 @@ pub(crate) const ALL: &[Scenario] = &[
             ..calm(720_092)
         },
     },
+    Scenario {
+        name: "progress-while-a-page-is-shown",
+        about: "A page was shown to one watch of a stream after the other, and progress was told in between: of less \
+            than the first had been shown.",
+        plan: || Plan {
+            topology: Topology {
+                frail: vec!["n2".to_owned()],
+                latency: (Duration::from_micros(200), Duration::from_millis(50)),
+                log_entries_kept: 200,
+                snapshot_chunk_bytes: 256,
+                ..three_nodes()
+            },
+            workloads: vec!["watches"],
+            faults_until: Duration::from_millis(25_000),
+            operations_max: 50,
+            think_ms: 250,
+            ..calm(910_001)
+        },
+    },
 ];
 
 /// A fault of a kind, with the seed of its own choices.

@@ -247,6 +247,10 @@ impl Watches {
 
     /// Says how far the watches have come, where that was asked for: never beyond what was shown.
     pub(super) fn progress(&mut self, header: Option<&pb::ResponseHeader>, now: Instant, out: &mut Out) {
+        if self.page.is_some() {
+            // Some watches have shown it and others not: what is true of all would go back for those.
+            return;
+        }
         let shown = self.next().map_or(u64::MAX, |next| next.saturating_sub(1));
         let present = header.map_or(0, |header| u64::try_from(header.revision).unwrap_or_default());
         while self.asked.front().is_some_and(|asked| *asked <= shown.min(present)) {
@@ -476,6 +480,25 @@ mod tests {
         assert_eq!((out[0].watch_id, out[0].header.unwrap().revision), (-1, 7));
         watches.progress(Some(&header(7)), time::now(), &mut out);
         assert_eq!(out.len(), 1, "told once");
+    }
+
+    #[test]
+    fn progress_waits_until_a_page_was_shown_to_all() {
+        let mut watches = Watches::default();
+        for _ in 0..2 {
+            create(&mut watches, "a", "", 0, 7);
+        }
+        let mut out = Out::new();
+        watches.ask_progress(Some(&header(7)), &mut out);
+        watches.take_page(page(vec![event("a", 8, true)], 9), Some(&header(8)));
+        assert!(watches.show(time::now(), &mut out));
+        watches.progress(Some(&header(8)), time::now(), &mut out);
+        assert_eq!(out.len(), 1, "7 is behind what the first was shown");
+        while watches.show(time::now(), &mut out) {}
+        watches.progress(Some(&header(8)), time::now(), &mut out);
+        let told: Vec<_> =
+            out.iter().skip(1).map(|answer| (answer.watch_id, answer.header.unwrap().revision)).collect();
+        assert_eq!(told, [(1, 8), (-1, 8)]);
     }
 
     #[tokio::test(start_paused = true)]
