@@ -34,6 +34,11 @@ impl Failure {
         self.detail.retryable && self.detail.outcome() == Outcome::NotApplied
     }
 
+    /// Whether what was asked for may have been done, or may be yet.
+    pub fn is_open(&self) -> bool {
+        self.detail.outcome() != Outcome::NotApplied
+    }
+
     fn new(code: ErrorCode, outcome: Outcome, retryable: bool, message: impl Into<String>) -> Self {
         let detail = ErrorDetail { code: code.into(), outcome: outcome.into(), retryable, ..Default::default() };
         Self { message: message.into(), detail }

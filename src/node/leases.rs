@@ -159,7 +159,13 @@ impl Leases {
         }
     }
 
+    /// This replica leads for certain, and in the term that the times are counted in: another leader may have put
+    /// shorter ones on record between two terms of this one's.
     async fn confirm(&self, deadline: Instant) -> Result<(), Failure> {
-        self.group.read_index(deadline).await.map(|_| ()).map_err(|error| read_failure(self.id, &error))
+        self.group.read_index(deadline).await.map_err(|error| read_failure(self.id, &error))?;
+        if self.group.term() == self.term.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(self.again("are about to be read anew"))
     }
 }

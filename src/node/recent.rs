@@ -131,7 +131,8 @@ impl Kept {
     }
 }
 
-fn cost(event: &Event) -> usize {
+/// What an event costs in memory.
+pub(in crate::node) fn cost(event: &Event) -> usize {
     let records = event.record.iter().chain(&event.previous);
     EVENT_BYTES + records.map(|record| record.key.len() + record.value.len()).sum::<usize>()
 }

@@ -107,6 +107,9 @@ impl<'a> Contender<'a> {
             if self.setup.is_over() || !self.write().await? {
                 break;
             }
+            if chance.percent(25) {
+                self.ask_once_more(chance).await;
+            }
             time::sleep(chance.millis(20, 600)).await;
             self.renew().await;
         }
@@ -199,6 +202,14 @@ impl<'a> Contender<'a> {
             return Ok(None);
         }
         Ok(None)
+    }
+
+    /// Asks for what it holds, and does not wait for the answer: that takes nothing away.
+    async fn ask_once_more(&mut self, chance: &Chance) {
+        self.waiting.leave();
+        let asked = ask(&mut self.waiting, &self.name, self.lease, format!("{}", self.number));
+        time::timeout(chance.millis(1, 60), asked).await.ok();
+        self.waiting.leave();
     }
 
     async fn renew(&mut self) {

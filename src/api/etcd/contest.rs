@@ -25,17 +25,20 @@ use crate::types::limits::REQUEST_TIMEOUT_DEFAULT;
 
 /// Life of the lease of whoever brings none, in milliseconds; etcd's own.
 const LEASE_TTL_MS: u64 = 60_000;
+/// How long it is tried to take a place in a line of which it is not known whether it was taken, and to leave one.
+const LEAVE_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 /// How often changes are asked for where no replica says that there are some.
 const ASK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A place in the line for a name, taken for one call. Dropped, it is given up: who has gone away must not stand
 /// in the line.
-pub(super) struct Standing<S: Service> {
+struct Standing<S: Service> {
     asked: Arc<Asked<S>>,
-    pub(super) key: Bytes,
+    name: Bytes,
+    key: Bytes,
     /// The revision that made the key: its place in the line.
-    pub(super) revision: u64,
-    pub(super) lease: i64,
+    revision: u64,
+    lease: i64,
     /// The revision at which this call put the key. Another call of the same session puts it once more, and from
     /// then on it is not this call's to give up.
     put_at: u64,
@@ -48,9 +51,34 @@ impl<S: Service> Standing<S> {
         if std::mem::replace(&mut self.is_over, true) {
             return None;
         }
-        let (asked, key, put_at) = (self.asked.clone(), self.key.clone(), self.put_at);
-        // Should it fail, the key goes with its lease.
-        Some(tokio::spawn(async move { drop(delete_if(&asked, key, Operand::ModRevision(put_at)).await) }))
+        let (asked, farewell, until) = (self.asked.clone(), self.farewell(), time::now() + LEAVE_MAX);
+        Some(tokio::spawn(async move {
+            // Should it fail for so long, the key goes with its lease.
+            while let Err(Refused::Failed(failure)) = transact(&asked, farewell.clone()).await
+                && (failure.is_open() || failure.detail.retryable)
+                && time::now() < until
+            {
+                time::sleep(ASK_EVERY).await;
+            }
+        }))
+    }
+
+    /// Deletes the key if this call was the last to put it. If another call made it, that one may have been told
+    /// that it holds the name, once nobody older stood in the line: then it stays. May be repeated.
+    fn farewell(&self) -> v1::Transaction {
+        let delete = v1::DeleteRange { key: self.key.clone(), ..Default::default() };
+        let delete = vec![v1::Operation { kind: Some(Kind::Delete(delete)) }];
+        let success = if self.revision == self.put_at {
+            delete
+        } else {
+            let (key, range_end) = below(&self.name);
+            let operand = Some(Operand::CreateRevision(self.revision.saturating_sub(1)));
+            let none_older = v1::Compare { key, range_end, relation: Relation::Greater.into(), operand };
+            let unless_first = v1::Transaction { compares: vec![none_older], success: Vec::new(), failure: delete };
+            vec![v1::Operation { kind: Some(Kind::Transaction(unless_first)) }]
+        };
+        let compares = vec![is(&self.key, Operand::ModRevision(self.put_at))];
+        v1::Transaction { compares, success, failure: Vec::new() }
     }
 }
 
@@ -86,17 +114,19 @@ fn as_a_client(refused: Refused) -> Refused {
 /// Takes a place in the line and waits until it is the first. A session that stands in it keeps its place. The
 /// key has `value`; without one it is empty, or what it was.
 pub(super) async fn hold<S: Service>(
-    asked: Asked<S>,
-    mut place: Place,
+    mut asked: Asked<S>,
+    place: Place,
     name: &Bytes,
     lease: i64,
     value: Option<Bytes>,
 ) -> Result<Held, Refused> {
-    asked.shard()?;
+    asked.pin()?;
     // What is under way ends whether the caller goes away or not; the place is then given up by whoever drops it.
-    let entering = tokio::spawn(enter(Arc::new(asked), name.clone(), lease, value));
+    let (asked, own) = (Arc::new(asked), name.clone());
+    let entering = tokio::spawn(async move { (enter(asked, own, lease, value).await, place) });
     let entered = entering.await.map_err(|_| Status::internal("quorate: the place in the line was not taken"))?;
-    let mut standing = entered?;
+    let (standing, mut place) = entered;
+    let mut standing = standing?;
     let turn = tokio::select! {
         biased;
         () = place.closing() => Err(Status::unavailable("etcdserver: server stopped").into()),
@@ -109,9 +139,9 @@ pub(super) async fn hold<S: Service>(
             Ok(Held { header, key, revision, lease })
         }
         Err(refused) => {
-            // Who hears of an error does not stand in the line any more.
+            // Who hears of an error does not stand in the line any more, unless nobody can be reached.
             if let Some(left) = standing.give_up() {
-                left.await.ok();
+                time::timeout(REQUEST_TIMEOUT_DEFAULT, left).await.ok();
             }
             Err(refused)
         }
@@ -137,9 +167,22 @@ async fn enter<S: Service>(
         success: vec![v1::Operation { kind: Some(Kind::Put(put)) }],
         failure: [Kind::Put(again), Kind::Range(range)].map(|kind| v1::Operation { kind: Some(kind) }).to_vec(),
     };
-    let (_, result) = transact(&asked, transaction).await.map_err(as_a_client)?;
+    let (until, mut is_open) = (time::now() + LEAVE_MAX, false);
+    let (_, result) = loop {
+        let done = transact(&asked, transaction.clone()).await;
+        if let Err(Refused::Failed(failure)) = &done
+            && (failure.is_open() || (is_open && failure.detail.retryable))
+            && time::now() < until
+        {
+            // Whether the key stands there is not known: putting it once more says it.
+            is_open = true;
+            time::sleep(ASK_EVERY).await;
+            continue;
+        }
+        break done.map_err(as_a_client)?;
+    };
     let put_at = result.revision;
-    let standing = |revision| Standing { asked, key, revision, lease, put_at, is_over: false };
+    let standing = |revision| Standing { asked, name, key, revision, lease, put_at, is_over: false };
     if result.succeeded {
         return Ok(standing(put_at));
     }
@@ -282,17 +325,9 @@ pub(super) async fn leave<S: Service>(
     key: Bytes,
     revision: u64,
 ) -> Result<Option<pb::ResponseHeader>, Refused> {
-    delete_if(asked, key, Operand::CreateRevision(revision)).await
-}
-
-async fn delete_if<S: Service>(
-    asked: &Asked<S>,
-    key: Bytes,
-    operand: Operand,
-) -> Result<Option<pb::ResponseHeader>, Refused> {
     let delete = v1::DeleteRange { key: key.clone(), ..Default::default() };
     let transaction = v1::Transaction {
-        compares: vec![is(&key, operand)],
+        compares: vec![is(&key, Operand::CreateRevision(revision))],
         success: vec![v1::Operation { kind: Some(Kind::Delete(delete)) }],
         failure: Vec::new(),
     };

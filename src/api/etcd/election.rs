@@ -54,8 +54,8 @@ impl<S: Service> Election for Etcd<S> {
     }
 
     async fn observe(&self, request: Request<pb::LeaderRequest>) -> Answer<Self::ObserveStream> {
-        let (asked, call) = self.asked(&request)?;
-        let admitted = call.enter().and_then(|()| asked.shard()).and_then(|_| self.watchers.place());
+        let (mut asked, call) = self.asked(&request)?;
+        let admitted = call.enter().and_then(|()| asked.pin()).and_then(|_| self.watchers.place());
         let place = admitted.map_err(|failure| Refused::from(failure).told(&call))?;
         let name = request.into_inner().name;
         let observing = Observing { asked, name, place, leader: None, changes: None, out: VecDeque::new() };

@@ -74,6 +74,8 @@ pub(super) struct Asked<S> {
     pub(super) deadline: Instant,
     /// `None` where it came in by the node's ordinary port.
     pub(super) entered: Option<Entered>,
+    /// The shard that is meant; 0 for the one that the keyspace has.
+    pinned: u64,
     told: Arc<Told>,
 }
 
@@ -95,7 +97,7 @@ impl<S: Service> Etcd<S> {
             },
         };
         let (service, told) = (Arc::clone(&self.service), Arc::clone(&self.told));
-        let asked = Asked { service, keyspace, deadline: call.deadline(), entered, told };
+        let asked = Asked { service, keyspace, deadline: call.deadline(), entered, pinned: 0, told };
         if requires_leader(request) && asked.shard().is_ok_and(|shard| shard.has_replica && shard.leader_node_id == 0) {
             return Err(Refused::from(error::NO_LEADER).told(&call));
         }
@@ -225,7 +227,13 @@ impl<S: Service> Asked<S> {
     }
 
     pub(super) fn target(&self) -> Option<v1::Target> {
-        Some(v1::Target { keyspace: self.keyspace.clone(), shard_id: 0, shard_epoch: 0 })
+        Some(v1::Target { keyspace: self.keyspace.clone(), shard_id: self.pinned, shard_epoch: 0 })
+    }
+
+    /// From now on only the shard that is there now is meant, and none that a keyspace of the same name has later.
+    pub(super) fn pin(&mut self) -> Result<u64, Failure> {
+        self.pinned = self.shard()?.id;
+        Ok(self.pinned)
     }
 
     /// The header of an answer at a revision.

@@ -40,17 +40,17 @@ impl<S: Service> Watch for Etcd<S> {
     type WatchStream = Answers<pb::WatchResponse>;
 
     async fn watch(&self, request: Request<Streaming<pb::WatchRequest>>) -> Answer<Self::WatchStream> {
-        let (asked, call) = self.asked(&request)?;
+        let (mut asked, call) = self.asked(&request)?;
         let requires_leader = requires_leader(&request);
-        let admitted = call.enter().and_then(|()| asked.shard());
+        let admitted = call.enter().and_then(|()| asked.pin());
         let shard = admitted.map_err(|failure| Refused::from(failure).told(&call))?;
         let place = self.watchers.place().map_err(|failure| Refused::from(failure).told(&call))?;
-        let revision = asked.service.watch_revision(shard.id);
+        let revision = asked.service.watch_revision(shard);
         let watching = Watching {
             asked,
             requests: Some(request.into_inner()),
             place,
-            shard: shard.id,
+            shard,
             revision,
             requires_leader,
             leaderless_since: None,
@@ -144,7 +144,10 @@ impl<S: Service> Watching<S> {
             // Marked before the state is read: a change in between wakes once more.
             revision.mark_unchanged();
         }
-        let Some(from) = self.watches.next() else { return Ok(false) };
+        let Some(from) = self.watches.next() else {
+            self.tell_progress();
+            return Ok(!self.out.is_empty());
+        };
         if self.revision.as_ref().is_some_and(|revision| revision.borrow().0 < from) {
             self.tell_progress();
             return Ok(!self.out.is_empty());
@@ -278,13 +281,12 @@ impl<S: Service> Watching<S> {
     /// A watch that does not say from where begins at a present that is proven: this node may lag behind what the
     /// client was told elsewhere.
     async fn create(&mut self, create: pb::WatchCreateRequest) {
-        let present = self.present().await;
-        if present.is_none() && create.start_revision == 0 {
-            self.has_failed = true;
+        let header = if create.start_revision == 0 { self.present().await } else { self.asked.local_header() };
+        self.has_failed = header.is_none();
+        if header.is_none() {
             self.begins = Some(create);
             return;
         }
-        let header = present.or_else(|| self.asked.local_header());
         self.watches.create(create, header.as_ref(), time::now(), &mut self.out);
     }
 

@@ -7,12 +7,13 @@ use crate::env::chance;
 use crate::env::time::Instant;
 use crate::node::Failure;
 use crate::node::near::Level;
+use crate::node::recent::cost;
 use crate::proto::internal::{
     Compact, GrantLease, RevokeLease, command_result, shard_command, shard_read, shard_read_result,
 };
 use crate::proto::v1::{self, ErrorCode};
 use crate::shard::Interval;
-use crate::types::limits::{COMPACTION_STEP, LEASE_ID_MAX};
+use crate::types::limits::{COMPACTION_STEP, LEASE_ID_MAX, PAGE_BYTES_MAX};
 
 impl Kv {
     pub(in crate::node) async fn compact(
@@ -52,12 +53,14 @@ impl Kv {
         let v1::EventsRequest { from_revision, ranges, previous, limit, .. } = request;
         let mut from = shard_read::Events { from_revision, ranges, previous, limit, from_sub: 0 };
         let mut events = Vec::new();
+        let mut bytes = 0;
         let mut header = None;
         loop {
             let read = self.read(&map, shard, shard_read::Kind::Events(from.clone()), level, deadline).await?;
             let Some(shard_read_result::Kind::Events(page)) = read.result.kind else { return Err(unexpected()) };
             // The answer is as new as its first part was read.
             let header = header.get_or_insert(read.header);
+            bytes += page.events.iter().map(cost).sum::<usize>();
             events.extend(page.events);
             if page.next_sub == 0 {
                 let (header, next_revision) = (Some(header.clone()), page.next_revision);
@@ -67,9 +70,9 @@ impl Kv {
                 let message = "a replica that was asked for the rest of a revision has not come so far; try again";
                 return Err(Failure::retry(ErrorCode::Unavailable, message));
             }
-            // The rest of a revision that is larger than a page. What it replaced would be more than any answer
-            // can hold.
-            (from.from_revision, from.from_sub, from.previous) = (page.next_revision, page.next_sub, false);
+            // The rest of a revision that is larger than a page. One may have replaced more than any answer can hold.
+            from.previous &= bytes < PAGE_BYTES_MAX;
+            (from.from_revision, from.from_sub) = (page.next_revision, page.next_sub);
         }
     }
 
