@@ -23,9 +23,10 @@ use crate::node::{Failure, OnlyShard, Readiness, Service, Telemetry};
 use crate::proto::etcd::v3lockpb::LockRequest;
 use crate::proto::etcd::v3lockpb::lock_client::LockClient;
 use crate::proto::v1::cluster_client::ClusterClient;
-use crate::proto::v1::compare::Operand;
+use crate::proto::v1::compare::{Operand, Relation};
 use crate::proto::v1::kv_client::KvClient;
 use crate::proto::v1::operation::Kind;
+use crate::proto::v1::operation_result::Kind as ResultKind;
 use crate::proto::v1::{self, ErrorCode, ErrorDetail, Outcome};
 use crate::proto::{REFLECTION, rpc};
 use crate::types::limits;
@@ -84,11 +85,20 @@ impl Service for Fake {
         Ok(v1::PutResponse { previous: Some(record), ..Default::default() })
     }
 
-    /// Each is the seventh revision, once it is released.
+    /// Each is the seventh revision, once it is released. A key that is to be made may be there since the third.
     async fn txn(&self, request: v1::TxnRequest, _: Instant) -> Result<v1::TxnResponse, Failure> {
-        self.transactions.lock().extend(request.transaction);
+        let transaction = request.transaction.unwrap_or_default();
+        let key = transaction.compares.first().map(|compare| compare.key.clone()).unwrap_or_default();
+        self.transactions.lock().push(transaction);
         self.released.acquire().await.expect("it stays open").forget();
-        let result = v1::TransactionResult { succeeded: true, revision: 7, ..Default::default() };
+        let mut result = v1::TransactionResult { succeeded: true, revision: 7, ..Default::default() };
+        if key.starts_with(b"old") {
+            let record = v1::Record { key, create_revision: 3, mod_revision: 7, ..Default::default() };
+            let range = v1::operation_result::RangeResult { records: vec![record], count: 1, more: false };
+            let kinds = [ResultKind::Put(v1::operation_result::PutResult::default()), ResultKind::Range(range)];
+            result.succeeded = false;
+            result.results = kinds.map(|kind| v1::OperationResult { kind: Some(kind) }).to_vec();
+        }
         Ok(v1::TxnResponse { result: Some(result), ..Default::default() })
     }
 
@@ -503,11 +513,11 @@ async fn stopping_tells_watchers_and_lets_requests_finish() {
     served.server.await.expect("no panic").expect("a clean end");
 }
 
-#[tokio::test]
-async fn who_goes_away_while_its_place_in_a_line_is_taken_does_not_stand_in_it() {
+/// What a call for a lock does that goes away while its key is being put.
+async fn farewell(name: &'static str) -> v1::Transaction {
     let served = served(8).await;
     let mut locks = LockClient::new(served.channel().await);
-    let lock = tokio::spawn(async move { locks.lock(LockRequest { name: "name".into(), lease: 5 }).await });
+    let lock = tokio::spawn(async move { locks.lock(LockRequest { name: name.into(), lease: 5 }).await });
     let asked = || served.node.transactions.lock().clone();
     while asked().is_empty() {
         tokio::task::yield_now().await;
@@ -520,11 +530,45 @@ async fn who_goes_away_while_its_place_in_a_line_is_taken_does_not_stand_in_it()
     while asked().len() < 2 {
         tokio::task::yield_now().await;
     }
-    let left = asked().remove(1);
-    let compare = left.compares.first().expect("a compare");
-    assert_eq!((compare.key.as_ref(), &compare.operand), (&b"name/5"[..], &Some(Operand::ModRevision(7))));
-    let operations: Vec<_> = left.success.into_iter().filter_map(|operation| operation.kind).collect();
-    assert!(matches!(&operations[..], [Kind::Delete(delete)] if delete.key == compare.key), "{operations:?}");
+    asked().remove(1)
+}
+
+#[tokio::test]
+async fn who_goes_away_while_its_place_in_a_line_is_taken_does_not_stand_in_it() {
+    let key = Bytes::from_static(b"name/5");
+    let compare = |key, operand| v1::Compare { key, operand: Some(operand), ..Default::default() };
+    let delete = v1::DeleteRange { key: key.clone(), ..Default::default() };
+    let expected = v1::Transaction {
+        compares: vec![compare(key, Operand::ModRevision(7))],
+        success: vec![v1::Operation { kind: Some(Kind::Delete(delete)) }],
+        failure: Vec::new(),
+    };
+    let equal = |mut transaction: v1::Transaction| {
+        assert_eq!(transaction.compares[0].relation(), Relation::Equal);
+        transaction.compares[0].relation = 0;
+        transaction
+    };
+    assert_eq!(equal(farewell("name").await), expected);
+
+    // Where another call made the key it goes only while somebody older stands in the line.
+    let key = Bytes::from_static(b"old/5");
+    let delete = v1::DeleteRange { key: key.clone(), ..Default::default() };
+    let older = v1::Compare {
+        range_end: Bytes::from_static(b"old0"),
+        relation: Relation::Greater.into(),
+        ..compare(Bytes::from_static(b"old/"), Operand::CreateRevision(2))
+    };
+    let unless_first = v1::Transaction {
+        compares: vec![older],
+        success: Vec::new(),
+        failure: vec![v1::Operation { kind: Some(Kind::Delete(delete)) }],
+    };
+    let expected = v1::Transaction {
+        compares: vec![compare(key, Operand::ModRevision(7))],
+        success: vec![v1::Operation { kind: Some(Kind::Transaction(unless_first)) }],
+        failure: Vec::new(),
+    };
+    assert_eq!(equal(farewell("old").await), expected);
 }
 
 /// Hands out one connection, then none.
