@@ -335,9 +335,10 @@ async fn streams_of_etcds_api_end_with_their_keyspace_and_without_a_leader() {
     let cluster = Cluster::start(4).await;
     let client = cluster.client().await;
     let shards = client.map().await.unwrap().shards;
-    let holders: Vec<_> = shards[&GroupId(SHARD)].replicas.iter().map(|replica| replica.node.0 as usize - 1).collect();
-    let without = (0..4).find(|node| !holders.contains(node)).unwrap();
-    let address = &cluster.nodes[without].client;
+    let holds =
+        |node: &usize| shards[&GroupId(SHARD)].replicas.iter().any(|replica| replica.node.0 == *node as u64 + 1);
+    let (holders, without): (Vec<_>, Vec<_>) = (0..4).partition(holds);
+    let address = &cluster.nodes[without[0]].client;
     let create = || pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
 
     assert_eq!(cluster.kvctl(&["keyspace", "create", "brief"]).0, 0);
