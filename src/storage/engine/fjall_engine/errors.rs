@@ -15,9 +15,10 @@ pub(super) fn at(path: &Path, error: EngineError) -> EngineError {
 }
 
 /// Its background work meets damage like a read does, and keeps the cause to itself.
-const POISONED: &str = "fjall refuses after a failed write. If that happens again after a restart, its files are \
-                        damaged: remove the data directory and bring the node back with `kvd --join HOST:PORT \
-                        --replace NAME`";
+const POISONED: &str = "fjall refuses after a failed write of its own, as on a full disk; the log has the cause, in a \
+                        line of `fjall` or `lsm_tree`. Restart the node, with room on the disk. If that happens \
+                        again for another cause, its files are damaged: remove the data directory and bring the node \
+                        back with `kvd --join HOST:PORT --replace NAME`";
 
 /// What an error of fjall means to us.
 #[allow(clippy::wildcard_enum_match_arm, reason = "both enums are non-exhaustive; the rest is damage")]
