@@ -360,6 +360,7 @@ fn open_engine(config: &NodeConfig, dir: &Path) -> Result<Arc<dyn Engine>, Engin
             let settings = FjallConfig {
                 cache_bytes: config.engine_cache_bytes,
                 write_buffer_bytes: config.engine_write_buffer_bytes,
+                journal_bytes: config.engine_write_buffer_bytes.min(FjallConfig::default().journal_bytes),
                 ..FjallConfig::default()
             };
             Arc::new(FjallEngine::open(dir, settings)?)

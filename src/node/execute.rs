@@ -100,8 +100,10 @@ impl Executor {
             let message = format!("the command is for epoch {} and its request for {epoch}", command.epoch);
             return Err(Failure::refused(ErrorCode::InvalidArgument, message));
         }
-        if grows(command) {
-            self.space.admit(command.encoded_len())?;
+        match appetite(command) {
+            Appetite::Growth => self.space.admit_growth(command.encoded_len())?,
+            Appetite::History => self.space.admit_removal()?,
+            Appetite::Nothing => {}
         }
         let applied = group.propose(command.encode_to_vec().into(), deadline).await;
         let applied = applied.map_err(|error| propose_failure(id, error))?;
@@ -200,21 +202,34 @@ pub(super) fn is_write(request: &ShardRequest) -> bool {
     matches!(request.kind, Some(shard_request::Kind::Command(_)))
 }
 
-/// Whether a command may take more space than it gives back. Deletes and expiries always may run.
-fn grows(command: &ShardCommand) -> bool {
+/// What space a command takes besides its own entry in the log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Appetite {
+    Nothing,
+    /// As much as it removes, until that history is compacted.
+    History,
+    /// What it says.
+    Growth,
+}
+
+/// What is due by time, and what makes room, always may run.
+fn appetite(command: &ShardCommand) -> Appetite {
     match &command.kind {
-        Some(shard_command::Kind::Transaction(transaction)) => puts(transaction),
-        Some(shard_command::Kind::OpenSession(_) | shard_command::Kind::GrantLease(_)) => true,
-        _ => false,
+        Some(shard_command::Kind::Transaction(transaction)) => appetite_of(transaction),
+        Some(shard_command::Kind::OpenSession(_) | shard_command::Kind::GrantLease(_)) => Appetite::Growth,
+        _ => Appetite::Nothing,
     }
 }
 
-fn puts(transaction: &Transaction) -> bool {
-    transaction.success.iter().chain(&transaction.failure).any(|operation| match &operation.kind {
-        Some(operation::Kind::Put(_)) => true,
-        Some(operation::Kind::Transaction(nested)) => puts(nested),
-        Some(operation::Kind::Delete(_) | operation::Kind::Range(_)) | None => false,
-    })
+fn appetite_of(transaction: &Transaction) -> Appetite {
+    let operations = transaction.success.iter().chain(&transaction.failure);
+    let appetites = operations.map(|operation| match &operation.kind {
+        Some(operation::Kind::Put(_)) => Appetite::Growth,
+        Some(operation::Kind::Delete(_)) => Appetite::History,
+        Some(operation::Kind::Transaction(nested)) => appetite_of(nested),
+        Some(operation::Kind::Range(_)) | None => Appetite::Nothing,
+    });
+    appetites.max().unwrap_or(Appetite::Nothing)
 }
 
 /// What a failed proposal means to its caller.

@@ -22,8 +22,13 @@ const BALLAST_BYTES: u64 = 64 << 20;
 /// What a written byte takes until the next look: in the log, the engine's journal, a table, and once
 /// more while tables are merged.
 const BYTES_PER_WRITTEN_BYTE: u64 = 4;
-/// How often the disk is asked.
+/// Below this part of the reserve removals are refused too: what they remove becomes history, so that a table
+/// and the journal take it once more.
+const REMOVAL_SHARE: u64 = 2;
+/// How often the disk is asked,
 const INTERVAL: Duration = Duration::from_millis(500);
+/// and while it is full.
+const FULL_INTERVAL: Duration = Duration::from_millis(50);
 /// How often the engine is to see what it can give back.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 const BALLAST: &str = "BALLAST";
@@ -57,7 +62,7 @@ impl SpaceGuard {
 
     /// Refuses a write of so many bytes that grows when the disk is full, or would be if it took all
     /// that was admitted since it was asked.
-    pub(super) fn admit(&self, bytes: usize) -> Result<(), Failure> {
+    pub(super) fn admit_growth(&self, bytes: usize) -> Result<(), Failure> {
         let admitted = self.state.admitted.fetch_add(bytes as u64, Ordering::Relaxed);
         let free = self.state.free.load(Ordering::Relaxed);
         let left = free.saturating_sub(admitted.saturating_mul(BYTES_PER_WRITTEN_BYTE));
@@ -71,6 +76,31 @@ impl SpaceGuard {
         } else {
             Failure::retry(ErrorCode::DiskFull, message)
         })
+    }
+
+    /// Refuses a removal when the disk has no room for the history it makes. The engine may be about to give
+    /// some back.
+    pub(super) fn admit_removal(&self) -> Result<(), Failure> {
+        let free = self.state.free.load(Ordering::Relaxed);
+        if !self.is_full() || free >= self.floor() {
+            return Ok(());
+        }
+        let message = format!(
+            "{}; what is deleted is kept as history and takes space: compact history before you delete more",
+            self.shortage()
+        );
+        Err(Failure::retry(ErrorCode::DiskFull, message))
+    }
+
+    /// Bytes that rewriting tables may take for a while: where the disk is full, the first half of the reserve too.
+    fn room_to_tidy(&self) -> u64 {
+        let kept = if self.is_full() { self.floor() } else { self.state.reserve };
+        self.state.free.load(Ordering::Relaxed).saturating_sub(kept)
+    }
+
+    /// What only the engine may use, to merge tables and to drop history; in bytes.
+    fn floor(&self) -> u64 {
+        self.state.reserve / REMOVAL_SHARE
     }
 
     /// Whether growing writes are refused.
@@ -115,7 +145,7 @@ impl SpaceGuard {
                 Ok(Err(error)) => tracing::warn!(%error, "cannot tell how much space the data disk has"),
                 Err(_) => return,
             }
-            time::sleep(INTERVAL).await;
+            time::sleep(if self.is_full() { FULL_INTERVAL } else { INTERVAL }).await;
         }
     }
 
@@ -123,8 +153,7 @@ impl SpaceGuard {
     pub(super) async fn tidy(self, engine: Arc<dyn Engine>, worker: Worker) {
         loop {
             time::sleep(TIDY_EVERY).await;
-            let room = self.state.free.load(Ordering::Relaxed).saturating_sub(self.state.reserve);
-            let engine = engine.clone();
+            let (engine, room) = (engine.clone(), self.room_to_tidy());
             match worker.run(move || engine.tidy(room)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "cannot give back the space of what was removed"),
@@ -164,5 +193,45 @@ impl SpaceGuard {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::disk::MemoryDisk;
+
+    const MIB: u64 = 1 << 20;
+    const RESERVE: u64 = 200 * MIB;
+
+    /// A guard that has looked at a disk with so much space left, in MiB.
+    fn with_free(disk: &MemoryDisk, guard: &SpaceGuard, mib: u64) {
+        let dir = Path::new("/data");
+        // What is held back goes with the first look and is space for the second.
+        for _ in 0..2 {
+            disk.set_capacity(Some(disk.used() + mib * MIB));
+            guard.check(disk, dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_first_half_of_the_reserve_is_for_removals_and_the_second_for_the_engine() {
+        let disk = MemoryDisk::new();
+        disk.create_dir(Path::new("/data")).unwrap();
+        let guard = SpaceGuard::new(RESERVE);
+        let code = |result: Result<(), Failure>| result.err().map(|failure| failure.detail.code());
+        let full = Some(ErrorCode::DiskFull);
+        for (mib, growth, removal, room) in [(400, None, None, 200), (199, full, None, 99), (99, full, full, 0)] {
+            with_free(&disk, &guard, mib);
+            assert_eq!(code(guard.admit_growth(100)), growth, "{mib}");
+            assert_eq!(code(guard.admit_removal()), removal, "{mib}");
+            assert_eq!(guard.room_to_tidy() / MIB, room, "{mib}");
+        }
+        // Removals go on as soon as there is room for them, growth when there is more of it.
+        with_free(&disk, &guard, 201);
+        assert_eq!(code(guard.admit_growth(100)), full);
+        assert_eq!(code(guard.admit_removal()), None);
+        with_free(&disk, &guard, 400);
+        assert_eq!(code(guard.admit_growth(100)), None);
     }
 }
