@@ -93,7 +93,8 @@ impl Fault for Join {
         let mut lost = None;
         if self.replaces {
             // Another one that is away for good might be one too many.
-            let candidates: Vec<_> = world.up().into_iter().filter(|name| member(&map, name).is_some()).collect();
+            let is_candidate = |name: &String| member(&map, name).is_some() && !world.is_given_up(name);
+            let candidates: Vec<_> = world.up().into_iter().filter(is_candidate).collect();
             if candidates.is_empty() || world.retired().len() > spares.len() || has_moves(&map) {
                 return;
             }
@@ -143,8 +144,8 @@ struct Remove {
 impl Fault for Remove {
     fn begin(&mut self, world: &mut World) {
         let Some(map) = world.newest_map() else { return };
-        // Another removal may be on its way.
-        let staying: Vec<_> = map.staying().filter(|node| !world.machine(&node.name).is_harmed(Harm::Leaves)).collect();
+        // Another removal or a replacement may be on its way.
+        let staying: Vec<_> = map.staying().filter(|node| !world.is_given_up(&node.name)).collect();
         if world.topology.spares.is_empty() || staying.len() <= STAY_MIN {
             return;
         }

@@ -155,6 +155,11 @@ impl Machine {
         *self.standing.borrow_mut() = Standing::Down;
     }
 
+    /// Whether it is to take the place of this member.
+    pub(super) fn replaces(&self, member: &str) -> bool {
+        self.config.borrow().replace.as_deref() == Some(member)
+    }
+
     /// Nobody will start it again: it has left the cluster, or is to.
     pub(super) fn retire(&self, why: &str) {
         *self.standing.borrow_mut() = Standing::Retired(why.to_owned());

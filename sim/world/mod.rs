@@ -123,6 +123,11 @@ impl World {
         self.start(name);
     }
 
+    /// Whether an operator has done with a member already: it is being taken out, or another is to take its place.
+    pub(crate) fn is_given_up(&self, name: &str) -> bool {
+        self.machines[name].is_harmed(machine::Harm::Leaves) || self.machines.values().any(|other| other.replaces(name))
+    }
+
     /// Takes a machine away for good; nobody starts it again.
     pub(crate) fn lose_for_good(&mut self, name: &str, why: &str) {
         self.kill(name);
