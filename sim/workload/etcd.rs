@@ -26,6 +26,10 @@ const KEYSPACE: &str = "quorate-keyspace";
 /// Larger than any answer here.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
+/// How often a check asks for what it reads back, and its pause after each time.
+const READ_BACK_TRIES: usize = 30;
+const READ_BACK_PAUSE: Duration = Duration::from_millis(300);
+
 /// Why a call has no answer.
 #[derive(Debug)]
 pub(super) enum Failed {
@@ -156,6 +160,23 @@ impl Etcd {
             ..Default::default()
         };
         self.call(limit, range, |channel, request| async move { kv(channel).range(request).await }).await
+    }
+
+    /// Reads what is there now from whichever node answers: in the end few may be left of many, so that all are
+    /// asked in turn.
+    pub(super) async fn read_back(&mut self, limit: Duration, keys: &Keys) -> Result<pb::RangeResponse, String> {
+        let mut why = "no node can be reached".to_owned();
+        let endpoints = self.setup.endpoints.clone();
+        for endpoint in endpoints.iter().cycle().take(READ_BACK_TRIES) {
+            if self.stay_at(endpoint).await {
+                match self.range(limit, keys, 0).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failed) => why = format!("{endpoint}: {failed:?}"),
+                }
+            }
+            time::sleep(READ_BACK_PAUSE).await;
+        }
+        Err(why)
     }
 
     /// A lease; 0 lets the server choose its id.

@@ -113,21 +113,10 @@ impl Locks {
 /// The record that is guarded by a name.
 async fn last(name: &Name, setup: &Setup) -> Result<Option<Before>, String> {
     let mut etcd = Etcd::new(setup, &format!("{NAME} check {}", name.name), "");
-    let key = Keys::from(name.guarded().as_str());
-    let mut why = String::new();
-    for _ in 0..20 {
-        match etcd.range(CALL, &key, 0).await {
-            Ok(answer) => {
-                return Ok(answer.kvs.first().map(|kv| Before {
-                    value: text(&kv.value),
-                    modified: unsigned(kv.mod_revision),
-                    version: unsigned(kv.version),
-                }));
-            }
-            Err(failed) => why = format!("{failed:?}"),
-        }
-        etcd.leave();
-        time::sleep(Duration::from_millis(300)).await;
-    }
-    Err(why)
+    let answer = etcd.read_back(CALL, &Keys::from(name.guarded().as_str())).await?;
+    Ok(answer.kvs.first().map(|kv| Before {
+        value: text(&kv.value),
+        modified: unsigned(kv.mod_revision),
+        version: unsigned(kv.version),
+    }))
 }

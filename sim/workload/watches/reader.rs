@@ -1,7 +1,6 @@
 //! Reads of old revisions while compaction goes on: the right answer, or that it is compacted.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::{CALL, PREFIX, Setup, Watches};
 use crate::chance::Chance;
@@ -58,20 +57,9 @@ impl Watches {
 
     /// Reads all there is now, when all is well.
     pub(super) async fn read_present(&self, setup: &Setup) -> Result<(), String> {
-        let mut etcd = self.etcd(setup, "read back");
-        let mut why = String::new();
-        for _ in 0..20 {
-            match etcd.range(CALL, &prefix(PREFIX), 0).await {
-                Ok(answer) => {
-                    self.snapshots.borrow_mut().push(snapshot(&prefix(PREFIX), 0, &answer));
-                    return Ok(());
-                }
-                Err(failed) => why = format!("{failed:?}"),
-            }
-            etcd.leave();
-            quorate::env::time::sleep(Duration::from_millis(300)).await;
-        }
-        Err(why)
+        let answer = self.etcd(setup, "read back").read_back(CALL, &prefix(PREFIX)).await?;
+        self.snapshots.borrow_mut().push(snapshot(&prefix(PREFIX), 0, &answer));
+        Ok(())
     }
 
     fn draw_read(&self, chance: &Chance) -> (Keys, u64) {
