@@ -69,7 +69,12 @@ impl SpaceGuard {
         if !self.is_full() && left >= self.state.reserve {
             return Ok(());
         }
-        let message = format!("{}, or delete keys; deletes and reads work", self.shortage());
+        let else_do = if self.has_room_to_remove() {
+            "or delete keys; deletes and reads work"
+        } else {
+            "or compact history; reads work, deletes do not"
+        };
+        let message = format!("{}, {else_do}", self.shortage());
         // What only may be full is known better after the next look.
         Err(if self.is_full() {
             Failure::refused(ErrorCode::DiskFull, message)
@@ -81,8 +86,7 @@ impl SpaceGuard {
     /// Refuses a removal when the disk has no room for the history it makes. The engine may be about to give
     /// some back.
     pub(super) fn admit_removal(&self) -> Result<(), Failure> {
-        let free = self.state.free.load(Ordering::Relaxed);
-        if !self.is_full() || free >= self.floor() {
+        if self.has_room_to_remove() {
             return Ok(());
         }
         let message = format!(
@@ -90,6 +94,10 @@ impl SpaceGuard {
             self.shortage()
         );
         Err(Failure::retry(ErrorCode::DiskFull, message))
+    }
+
+    fn has_room_to_remove(&self) -> bool {
+        !self.is_full() || self.state.free.load(Ordering::Relaxed) >= self.floor()
     }
 
     /// Bytes that rewriting tables may take for a while: where the disk is full, the first half of the reserve too.
